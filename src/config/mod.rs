@@ -1,0 +1,25 @@
+//! Configuration: the environment and `models.toml`, parsed into plain data.
+//!
+//! Absent here: I/O beyond reading the two, and any check that is left for later.
+
+mod catalog;
+mod environment;
+mod space;
+
+pub use catalog::*;
+pub use environment::{Config, DatabaseSettings, Home};
+pub use space::{EmbeddingSpace, Pooling, Prefixes};
+
+/// A setting that cannot be used: where it stands and what is wrong with it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{origin}: {message}")]
+pub struct ConfigError {
+    origin: String,
+    message: String,
+}
+
+impl ConfigError {
+    fn new(origin: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { origin: origin.into(), message: message.into() }
+    }
+}
