@@ -3,6 +3,13 @@
 //! Absent here: SQL, HTTP routes, prompts. Nothing in this module knows what a
 //! document is. Only `candle` and `openai` below know a vendor.
 
+pub mod candle;
+mod embedders;
+pub mod openai;
+pub mod router;
+
+pub use embedders::Embedders;
+
 use std::time::Duration;
 
 use futures_util::{future::BoxFuture, stream::BoxStream};

@@ -1,0 +1,316 @@
+//! `/ask`: a question in, a cited answer out, whole or streamed.
+
+use actix_web::{HttpResponse, http::header, post, web};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Elapsed, Gateway, error::{ApiError, Problem}, search::count};
+use crate::{
+    models::Speaker,
+    rag::{
+        RagError,
+        ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage},
+        filters::parse_filter,
+    },
+    store::TenantId,
+};
+
+/// A question.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskBody {
+    #[schema(example = "What does it cost to take a bicycle?")]
+    question: String,
+    /// Passages to read, 1 to 50; absent: `ask.passages` of models.toml.
+    #[schema(example = 5)]
+    k: Option<i64>,
+    /// As in search.
+    #[schema(value_type = Option<Object>)]
+    filters: Option<Value>,
+    /// A backend of `routes.answer`, or `extractive`; absent: the route's order.
+    #[schema(example = json!(null))]
+    model: Option<String>,
+    /// Absent: `default`.
+    collection: Option<String>,
+    /// Whether to stream the answer as server-sent events.
+    #[serde(default)]
+    stream: bool,
+    /// Whether to say how the answer was made.
+    #[serde(default)]
+    explain: bool,
+}
+
+/// An answer with its sources.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AskResponse {
+    /// `[n]` after a sentence refers to the citation of that number.
+    #[schema(example = "A bicycle costs 3 euros each way. [1]")]
+    answer: String,
+    /// False: the documents do not hold the answer.
+    answered: bool,
+    /// `generated`, `extractive` (quoted from the documents) or `abstained`.
+    #[schema(example = "generated")]
+    method: &'static str,
+    citations: Vec<CitationBody>,
+    /// The backend that answered.
+    #[schema(example = "smollm2-135m-instruct")]
+    model: String,
+    usage: UsageBody,
+    /// Backends that failed before.
+    attempts: Vec<AttemptBody>,
+    /// What a reader should know, such as sentences left out.
+    notes: Vec<String>,
+    /// Seconds.
+    #[schema(value_type = f64, example = 1.204)]
+    elapsed_time: Elapsed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<ExplainBody>,
+}
+
+/// A place in the documents that supports the answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CitationBody {
+    #[schema(example = 1)]
+    n: usize,
+    document_id: Uuid,
+    passage_id: Uuid,
+    #[schema(example = "Fares")]
+    title: Option<String>,
+    source: Option<String>,
+    /// The supporting words, as they stand in the passage.
+    #[schema(example = "A bicycle costs 3 euros each way.")]
+    quote: String,
+    /// Cosine similarity of question and passage.
+    #[schema(example = 0.68)]
+    similarity: f32,
+    /// Whether ragway found this place because the model had not cited it.
+    attached: bool,
+}
+
+/// Tokens as the backend counts them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageBody {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    total_tokens: usize,
+}
+
+/// A backend that failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AttemptBody {
+    model: String,
+    error: String,
+}
+
+/// How an answer came to be.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExplainBody {
+    collection: String,
+    space: String,
+    k: usize,
+    /// Questions whose best passage is below are not answered.
+    answer_cut: f32,
+    best_similarity: Option<f32>,
+    /// Passages given to the model.
+    passages_used: usize,
+    passages: Vec<SourceBody>,
+    prompt: Vec<MessageBody>,
+    stages: Vec<StageBody>,
+}
+
+/// A retrieved passage.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct SourceBody {
+    n: usize,
+    document_id: Uuid,
+    passage_id: Uuid,
+    title: Option<String>,
+    source: Option<String>,
+    heading: Option<String>,
+    text: String,
+    similarity: f32,
+}
+
+/// A message of the prompt.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MessageBody {
+    role: &'static str,
+    text: String,
+}
+
+/// A step and its duration.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StageBody {
+    stage: &'static str,
+    ms: f64,
+}
+
+/// Ask a question
+///
+/// Answers from the documents of a collection, each sentence with its source. With `stream: true` the
+/// answer comes as server-sent events: `sources`, `delta`, `citation`, then `done` with the whole answer, or
+/// `error` with a problem.
+#[utoipa::path(tag = "ask", request_body = AskBody, responses(
+    (status = 200, description = "The answer", content((AskResponse = "application/json"), (String = "text/event-stream"))),
+    (status = 400, description = "Malformed JSON, an empty question, a bad k or filter, or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/ask")]
+pub async fn ask(gateway: web::Data<Gateway>, body: web::Json<AskBody>) -> Result<HttpResponse, ApiError> {
+    let body = body.into_inner();
+    let request = AskRequest {
+        tenant: TenantId::DEFAULT,
+        collection: body.collection,
+        question: body.question,
+        k: body.k.map(|k| count("k", k)).transpose()?,
+        filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
+        model: body.model,
+        explain: body.explain,
+    };
+    let events = gateway.rag.ask(request).await?;
+    if body.stream { Ok(stream(events)) } else { Ok(HttpResponse::Ok().json(whole(events).await?)) }
+}
+
+async fn whole(mut events: AskStream) -> Result<AskResponse, ApiError> {
+    let mut sources = Vec::new();
+    while let Some(event) = events.next().await {
+        match event? {
+            AskEvent::Sources(found) => sources = found,
+            AskEvent::Done(answer) => return Ok(response(*answer, &sources)),
+            AskEvent::Delta(_) | AskEvent::Citation(_) => {}
+        }
+    }
+    Err(interrupted().into())
+}
+
+fn stream(events: AskStream) -> HttpResponse {
+    let mut sources = Vec::new();
+    // The id is known here, inside the request; the body is polled outside of it.
+    let problem_of = |error: ApiError| error.problem();
+    let interrupted = problem_of(interrupted().into());
+    let lines = events.map(move |event| {
+        Ok::<_, std::convert::Infallible>(match event {
+            Ok(AskEvent::Sources(found)) => {
+                sources = found;
+                let bodies: Vec<_> = sources.iter().map(SourceBody::from).collect();
+                server_sent("sources", &serde_json::json!({ "sources": bodies }))
+            }
+            Ok(AskEvent::Delta(text)) => server_sent("delta", &serde_json::json!({ "text": text })),
+            Ok(AskEvent::Citation(citation)) => server_sent("citation", &CitationBody::from(citation)),
+            Ok(AskEvent::Done(answer)) => server_sent("done", &response(*answer, &sources)),
+            Err(error) => {
+                let request_id = interrupted.request_id.clone();
+                server_sent("error", &Problem { request_id, ..ApiError::from(error).problem() })
+            }
+        })
+    });
+    HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        // nginx would otherwise hold the events back.
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(lines)
+}
+
+fn server_sent(event: &str, data: &impl Serialize) -> web::Bytes {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    web::Bytes::from(format!("event: {event}\ndata: {data}\n\n"))
+}
+
+fn interrupted() -> RagError {
+    crate::models::ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into()
+}
+
+fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
+    AskResponse {
+        answered: answer.method != Method::Abstained,
+        method: match answer.method {
+            Method::Generated => "generated",
+            Method::Extractive => "extractive",
+            Method::Abstained => "abstained",
+        },
+        answer: answer.text,
+        citations: answer.citations.into_iter().map(CitationBody::from).collect(),
+        model: answer.model,
+        usage: UsageBody {
+            prompt_tokens: answer.usage.prompt_tokens,
+            completion_tokens: answer.usage.completion_tokens,
+            total_tokens: answer.usage.prompt_tokens + answer.usage.completion_tokens,
+        },
+        attempts: answer
+            .attempts
+            .into_iter()
+            .map(|attempt| AttemptBody { model: attempt.backend, error: attempt.error })
+            .collect(),
+        notes: answer.notes,
+        elapsed_time: Elapsed::Fixed(answer.elapsed),
+        explain: answer.explanation.map(|explanation| explain(explanation, sources)),
+    }
+}
+
+fn explain(explanation: Explanation, sources: &[NumberedPassage]) -> ExplainBody {
+    ExplainBody {
+        collection: explanation.collection,
+        space: explanation.space,
+        k: explanation.k,
+        answer_cut: explanation.answer_cut,
+        best_similarity: explanation.best_similarity,
+        passages_used: explanation.passages_used,
+        passages: sources.iter().map(SourceBody::from).collect(),
+        prompt: explanation
+            .prompt
+            .into_iter()
+            .map(|message| MessageBody { role: role(message.speaker), text: message.text })
+            .collect(),
+        stages: explanation
+            .stages
+            .into_iter()
+            .map(|(stage, time)| StageBody { stage, ms: (time.as_secs_f64() * 1e4).round() / 10.0 })
+            .collect(),
+    }
+}
+
+fn role(speaker: Speaker) -> &'static str {
+    match speaker {
+        Speaker::System => "system",
+        Speaker::User => "user",
+        Speaker::Assistant => "assistant",
+    }
+}
+
+impl From<&NumberedPassage> for SourceBody {
+    fn from(numbered: &NumberedPassage) -> Self {
+        let passage = &numbered.passage;
+        Self {
+            n: numbered.n,
+            document_id: passage.document_id,
+            passage_id: passage.id,
+            title: passage.title.clone(),
+            source: passage.source.clone(),
+            heading: passage.heading.clone(),
+            text: passage.content.clone(),
+            similarity: passage.similarity,
+        }
+    }
+}
+
+impl From<Citation> for CitationBody {
+    fn from(citation: Citation) -> Self {
+        Self {
+            n: citation.n,
+            document_id: citation.document_id,
+            passage_id: citation.passage_id,
+            title: citation.title,
+            source: citation.source,
+            quote: citation.quote,
+            similarity: citation.similarity,
+            attached: citation.attached,
+        }
+    }
+}

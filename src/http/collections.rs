@@ -1,0 +1,122 @@
+//! `/collections`: named sets of documents.
+
+use actix_web::{HttpResponse, delete, get, post, web};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::{Gateway, error::{ApiError, Problem}};
+use crate::store::{Collection, TenantId};
+
+/// A collection to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewCollection {
+    /// Letters, digits, `.`, `_` and `-`.
+    #[schema(example = "handbook")]
+    name: String,
+    /// The model whose space it is bound to; absent: that of the route `text-embedding`.
+    #[schema(example = "all-MiniLM-L6-v2")]
+    model: Option<String>,
+}
+
+/// A collection.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CollectionBody {
+    #[schema(example = "handbook")]
+    name: String,
+    #[schema(example = "all-MiniLM-L6-v2")]
+    model: String,
+    /// The space of every vector in it.
+    #[schema(example = "all-MiniLM-L6-v2@53aa51172d14:mean:l2:fp32")]
+    space: String,
+    #[schema(example = 384)]
+    dimension: usize,
+    #[schema(example = 12)]
+    documents: i64,
+    #[schema(example = 80)]
+    passages: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl From<Collection> for CollectionBody {
+    fn from(collection: Collection) -> Self {
+        Self {
+            name: collection.name,
+            model: collection.space.model,
+            space: collection.space.id,
+            dimension: collection.space.dimension,
+            documents: collection.documents,
+            passages: collection.passages,
+            created_at: collection.created_at,
+        }
+    }
+}
+
+/// All collections.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CollectionList {
+    collections: Vec<CollectionBody>,
+}
+
+/// Make a collection
+///
+/// It is bound to the embedding space of its model; vectors of another space never enter it.
+#[utoipa::path(tag = "collections", responses(
+    (status = 201, description = "Made", body = CollectionBody),
+    (status = 400, description = "Malformed JSON, a bad name, or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/collections")]
+pub async fn create(
+    gateway: web::Data<Gateway>,
+    body: web::Json<NewCollection>,
+) -> Result<HttpResponse, ApiError> {
+    let made = gateway.rag.create_collection(TenantId::DEFAULT, &body.name, body.model.as_deref()).await?;
+    Ok(HttpResponse::Created().json(CollectionBody::from(made)))
+}
+
+/// List collections
+///
+/// All of them by name, with their counts.
+#[utoipa::path(tag = "collections", responses(
+    (status = 200, description = "The collections", body = CollectionList),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[get("/api/v1/collections")]
+pub async fn list(gateway: web::Data<Gateway>) -> Result<web::Json<CollectionList>, ApiError> {
+    let collections = gateway.rag.collections(TenantId::DEFAULT).await?;
+    Ok(web::Json(CollectionList { collections: collections.into_iter().map(CollectionBody::from).collect() }))
+}
+
+/// Get a collection
+///
+/// With the number of its documents and passages.
+#[utoipa::path(tag = "collections", params(("name", example = "default")), responses(
+    (status = 200, description = "The collection", body = CollectionBody),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[get("/api/v1/collections/{name}")]
+pub async fn show(
+    gateway: web::Data<Gateway>,
+    name: web::Path<String>,
+) -> Result<web::Json<CollectionBody>, ApiError> {
+    Ok(web::Json(gateway.rag.collection(TenantId::DEFAULT, &name).await?.into()))
+}
+
+/// Delete a collection
+///
+/// With every document and passage in it.
+#[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
+    (status = 204, description = "Deleted"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[delete("/api/v1/collections/{name}")]
+pub async fn remove(gateway: web::Data<Gateway>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    gateway.rag.delete_collection(TenantId::DEFAULT, &name).await?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,401 @@
+//! `/documents`: handed in, listed, read, deleted.
+
+use actix_multipart::Multipart;
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse, delete, get,
+    http::{StatusCode, header},
+    post, web,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{Gateway, error::{ApiError, Problem}, extractors::parse_json, upload};
+use crate::{
+    rag::{RagError, ingest::{Ingested, SourceFile}},
+    store::{Document, DocumentSummary, SaveOutcome, TenantId},
+};
+
+/// Documents of one request at most.
+const MAX_DOCUMENTS: usize = 1000;
+/// Documents of one page at most.
+const MAX_PAGE: i64 = 500;
+
+/// A document to be stored.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDocument {
+    /// Plain text, Markdown or HTML.
+    #[schema(example = "# Fares\n\nA bicycle costs 3 euros each way.")]
+    content: String,
+    /// Absent: the title found in the content.
+    #[schema(example = "Fares")]
+    title: Option<String>,
+    /// Where it comes from, such as a URL; shown with citations.
+    #[schema(example = "https://ferry.example/fares")]
+    source: Option<String>,
+    /// Your own name of the document: another content under it replaces the document.
+    #[schema(example = "fares-2026")]
+    external_id: Option<String>,
+    /// Searches filter on it.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>, example = json!({"language": "en"}))]
+    metadata: Value,
+    /// Absent: told from the content.
+    #[schema(example = "text/markdown")]
+    content_type: Option<String>,
+}
+
+/// One document, or several under `documents`.
+#[derive(Debug, ToSchema)]
+#[schema(untagged)]
+#[expect(dead_code, reason = "describes the body in the OpenAPI document; `parse` below reads it")]
+pub enum NewDocuments {
+    One(NewDocument),
+    Many { documents: Vec<NewDocument> },
+}
+
+/// Files with what is known about them.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the form in the OpenAPI document; `upload` reads it")]
+pub struct UploadForm {
+    /// One or more files: plain text, Markdown, HTML, or PDF with a text layer.
+    #[schema(value_type = Vec<String>, format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<Vec<u8>>,
+    title: Option<String>,
+    source: Option<String>,
+    external_id: Option<String>,
+    /// A JSON object, as text.
+    metadata: Option<String>,
+}
+
+/// What was done with each document.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DocumentsStored {
+    documents: Vec<StoredDocument>,
+    /// Those that could not be stored; the others were.
+    failed: Vec<FailedDocument>,
+}
+
+/// A stored document.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StoredDocument {
+    id: Uuid,
+    #[schema(example = "Fares")]
+    title: Option<String>,
+    /// `created`, `updated`, or `unchanged` when this content was stored already.
+    #[schema(example = "created")]
+    status: &'static str,
+    /// Passages it was cut into.
+    #[schema(example = 3)]
+    passages: i64,
+}
+
+/// A document that was not stored.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FailedDocument {
+    /// Position in the request.
+    index: usize,
+    name: Option<String>,
+    #[schema(example = "unreadable_document")]
+    code: &'static str,
+    detail: String,
+}
+
+/// A document without its content.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DocumentBody {
+    id: Uuid,
+    external_id: Option<String>,
+    title: Option<String>,
+    source: Option<String>,
+    /// `text`, `markdown`, `html` or `pdf`.
+    format: String,
+    #[schema(value_type = Object)]
+    metadata: Value,
+    /// Length of the extracted text.
+    bytes: i64,
+    passages: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+}
+
+/// A document with its content.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WholeDocument {
+    #[serde(flatten)]
+    document: DocumentBody,
+    collection: String,
+    /// The extracted text.
+    content: String,
+}
+
+/// A page of documents.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DocumentList {
+    documents: Vec<DocumentBody>,
+    /// Documents of the whole collection.
+    total: i64,
+    /// Give it as `after` to get the next page; null on the last.
+    next: Option<Uuid>,
+}
+
+impl From<DocumentSummary> for DocumentBody {
+    fn from(summary: DocumentSummary) -> Self {
+        Self {
+            id: summary.id,
+            external_id: summary.external_id,
+            title: summary.title,
+            source: summary.source,
+            format: summary.format,
+            metadata: summary.metadata,
+            bytes: summary.bytes,
+            passages: summary.passages,
+            created_at: summary.created_at,
+            updated_at: summary.updated_at,
+        }
+    }
+}
+
+impl From<Document> for WholeDocument {
+    fn from(document: Document) -> Self {
+        Self {
+            document: document.summary.into(),
+            collection: document.collection,
+            content: document.content,
+        }
+    }
+}
+
+impl From<Ingested> for StoredDocument {
+    fn from(ingested: Ingested) -> Self {
+        Self {
+            id: ingested.saved.id,
+            title: ingested.title,
+            status: match ingested.saved.outcome {
+                SaveOutcome::Created => "created",
+                SaveOutcome::Updated => "updated",
+                SaveOutcome::Unchanged => "unchanged",
+            },
+            passages: ingested.saved.passages,
+        }
+    }
+}
+
+impl From<NewDocument> for SourceFile {
+    fn from(document: NewDocument) -> Self {
+        Self {
+            name: None,
+            content_type: document.content_type,
+            bytes: document.content.into_bytes(),
+            title: document.title,
+            source: document.source,
+            external_id: document.external_id,
+            metadata: document.metadata,
+        }
+    }
+}
+
+/// Where documents go.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Target {
+    /// Absent: `default`.
+    collection: Option<String>,
+}
+
+/// Which page of a listing.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Page {
+    /// Absent: `default`.
+    collection: Option<String>,
+    /// Documents of the page, 1 to 500.
+    #[serde(default = "fifty")]
+    #[param(example = 50)]
+    limit: i64,
+    /// `next` of the page before.
+    after: Option<Uuid>,
+}
+
+fn fifty() -> i64 {
+    50
+}
+
+/// Store documents
+///
+/// One or several as JSON, or files as a multipart form. Content that is stored already is recognised by its
+/// hash and not embedded again. Each document is stored whole or not at all.
+#[utoipa::path(tag = "documents", params(Target),
+    request_body(content((NewDocuments = "application/json"), (UploadForm = "multipart/form-data"))),
+    responses(
+    (status = 201, description = "All stored, at least one of them new", body = DocumentsStored),
+    (status = 200, description = "All were stored already, or replaced what was", body = DocumentsStored),
+    (status = 207, description = "Some stored, some failed: see `failed`", body = DocumentsStored),
+    (status = 400, description = "Malformed JSON or form, NUL characters, bad metadata", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not a format that ragway reads", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The content cannot be read: empty, binary, or a PDF without text", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/documents")]
+pub async fn store(
+    gateway: web::Data<Gateway>,
+    target: web::Query<Target>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let files = read_files(&gateway, &request, payload).await?;
+    let many = files.len() > 1;
+    let mut stored = DocumentsStored { documents: Vec::new(), failed: Vec::new() };
+    for (index, file) in files.into_iter().enumerate() {
+        let name = file.name.clone().or_else(|| file.title.clone());
+        match gateway.rag.ingest(TenantId::DEFAULT, target.collection.as_deref(), file).await {
+            Ok(ingested) => stored.documents.push(ingested.into()),
+            Err(error) if many && concerns_one_document(&error) => {
+                let error = ApiError::from(error);
+                let detail = error.problem().detail;
+                stored.failed.push(FailedDocument { index, name, code: error.code(), detail });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(HttpResponse::build(status_of(&stored)).json(stored))
+}
+
+/// List documents
+///
+/// In the order they came, a page at a time.
+#[utoipa::path(tag = "documents", params(Page), responses(
+    (status = 200, description = "The page", body = DocumentList),
+    (status = 400, description = "A bad limit or id", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[get("/api/v1/documents")]
+pub async fn list(
+    gateway: web::Data<Gateway>,
+    page: web::Query<Page>,
+) -> Result<web::Json<DocumentList>, ApiError> {
+    if !(1..=MAX_PAGE).contains(&page.limit) {
+        return Err(ApiError::invalid(format!("limit: must be between 1 and {MAX_PAGE}, is {}", page.limit)));
+    }
+    let found = gateway
+        .rag
+        .documents(TenantId::DEFAULT, page.collection.as_deref(), page.after, page.limit)
+        .await?;
+    Ok(web::Json(DocumentList {
+        documents: found.documents.into_iter().map(DocumentBody::from).collect(),
+        total: found.total,
+        next: found.next,
+    }))
+}
+
+/// Get a document
+///
+/// With its extracted text.
+#[utoipa::path(tag = "documents", params(("id", description = "The document")), responses(
+    (status = 200, description = "The document", body = WholeDocument),
+    (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such document", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[get("/api/v1/documents/{id}")]
+pub async fn show(
+    gateway: web::Data<Gateway>,
+    id: web::Path<Uuid>,
+) -> Result<web::Json<WholeDocument>, ApiError> {
+    Ok(web::Json(gateway.rag.document(TenantId::DEFAULT, *id).await?.into()))
+}
+
+/// Delete a document
+///
+/// With its passages: it answers no question from then on.
+#[utoipa::path(tag = "documents", params(("id", description = "The document")), responses(
+    (status = 204, description = "Deleted"),
+    (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such document", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[delete("/api/v1/documents/{id}")]
+pub async fn remove(gateway: web::Data<Gateway>, id: web::Path<Uuid>) -> Result<HttpResponse, ApiError> {
+    gateway.rag.delete_document(TenantId::DEFAULT, *id).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn read_files(
+    gateway: &Gateway,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Vec<SourceFile>, ApiError> {
+    let limit = gateway.rag.catalog().http.max_body_bytes;
+    let mut payload = payload.into_inner();
+    let content_type = header_text(request, header::CONTENT_TYPE).to_ascii_lowercase();
+    let files = if content_type.starts_with("multipart/form-data") {
+        let form = Multipart::from_request(request, &mut payload)
+            .await
+            .map_err(|error| ApiError::invalid(format!("multipart form: {error}")))?;
+        upload::read(form, limit).await?
+    } else if content_type.starts_with("application/json") {
+        let body = web::Bytes::from_request(request, &mut payload).await.map_err(|error| {
+            let too_large = error.as_response_error().status_code() == StatusCode::PAYLOAD_TOO_LARGE;
+            if too_large { ApiError::too_large(limit) } else { ApiError::invalid(format!("body: {error}")) }
+        })?;
+        parse(&body)?.into_iter().map(SourceFile::from).collect()
+    } else {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_content_type",
+            "send JSON (`application/json`) or files (`multipart/form-data`, field `file`)",
+        ));
+    };
+    match files.len() {
+        0 => Err(ApiError::invalid("no document: give `content`, `documents`, or a form with a field `file`")),
+        count if count > MAX_DOCUMENTS => {
+            Err(ApiError::invalid(format!("{count} documents in one request, at most {MAX_DOCUMENTS} are taken")))
+        }
+        _ => Ok(files),
+    }
+}
+
+/// By hand, because the error of an untagged enum does not say what was wrong.
+fn parse(body: &[u8]) -> Result<Vec<NewDocument>, ApiError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Many {
+        documents: Vec<NewDocument>,
+    }
+    let value: Value = parse_json(body)?;
+    if value.get("documents").is_some() {
+        return Ok(parse_json::<Many>(body)?.documents);
+    }
+    Ok(vec![parse_json(body)?])
+}
+
+fn header_text(request: &HttpRequest, name: header::HeaderName) -> &str {
+    request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
+/// Whether the other documents of the request may still be stored.
+fn concerns_one_document(error: &RagError) -> bool {
+    matches!(error, RagError::Invalid(_) | RagError::Extract(_))
+}
+
+fn status_of(stored: &DocumentsStored) -> StatusCode {
+    if !stored.failed.is_empty() {
+        StatusCode::MULTI_STATUS
+    } else if stored.documents.iter().any(|document| document.status == "created") {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    }
+}

@@ -1,0 +1,196 @@
+//! The only status-code table.
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{StatusCode, header},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::observe::request_id;
+use crate::{
+    models::ModelError,
+    rag::{RagError, extract::ExtractError},
+    store::StoreError,
+};
+
+/// A problem as the API shows it (RFC 9457).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    /// Always `about:blank`: `code` tells problems apart.
+    #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
+    pub kind: &'static str,
+    /// The status in words.
+    #[schema(example = "Bad Request")]
+    pub title: String,
+    /// The HTTP status.
+    #[schema(example = 400)]
+    pub status: u16,
+    /// What was wrong and what to do.
+    #[schema(example = "k: must be between 1 and 1000, is 0")]
+    pub detail: String,
+    /// Stable name of the problem, for programs.
+    #[schema(example = "invalid_request")]
+    pub code: &'static str,
+    /// Also in the header `x-request-id` and in the logs.
+    pub request_id: String,
+}
+
+/// What went wrong with a request.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retry_after_s: Option<u64>,
+    allow: Option<String>,
+}
+
+impl ApiError {
+    /// A problem of this status, code and explanation.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), retry_after_s: None, allow: None }
+    }
+
+    /// 400 with what is wrong.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+    }
+
+    /// 413 with the limit.
+    pub fn too_large(limit: usize) -> Self {
+        let detail = format!("the body is larger than {limit} bytes (http.max_body_bytes); send less at once");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    }
+
+    /// 405 with the methods that the path knows.
+    pub fn wrong_method(method: &str, path: &str, allowed: String) -> Self {
+        let detail = format!("{method} is not possible on {path}; possible: {allowed}");
+        let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+        Self { allow: Some(allowed), ..error }
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        // A client that reads 0 would retry at once.
+        Self { retry_after_s: Some(seconds.max(1)), ..self }
+    }
+
+    /// Stable name of the problem.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the response's body says.
+    pub fn problem(&self) -> Problem {
+        Problem {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail.clone(),
+            code: self.code,
+            request_id: request_id(),
+        }
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.status.as_u16(), self.code, self.detail)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if let Some(seconds) = self.retry_after_s {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if let Some(allowed) = &self.allow {
+            response.insert_header((header::ALLOW, allowed.as_str()));
+        }
+        response.content_type("application/problem+json");
+        response.body(serde_json::to_vec(&self.problem()).unwrap_or_default())
+    }
+}
+
+impl From<RagError> for ApiError {
+    fn from(error: RagError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RagError::Invalid(_) => Self::invalid(detail),
+            RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, "unknown_model", detail),
+            RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
+            RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),
+            RagError::Extract(error) => error.into(),
+            RagError::Model(error) => error.into(),
+            RagError::Store(error) => error.into(),
+            RagError::Prompt(_) | RagError::Task(_) => internal(&detail),
+        }
+    }
+}
+
+impl From<ExtractError> for ApiError {
+    fn from(error: ExtractError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ExtractError::Unsupported { .. } => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_format", detail)
+            }
+            _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_document", detail),
+        }
+    }
+}
+
+impl From<ModelError> for ApiError {
+    fn from(error: ModelError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ModelError::Overloaded { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
+                    .retry_after(retry_after.as_secs())
+            }
+            ModelError::Unfit { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unfit_for_model", detail),
+            ModelError::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", detail),
+            ModelError::Unavailable { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", detail).retry_after(5)
+            }
+            ModelError::Failed { .. } => internal(&detail),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let detail = error.to_string();
+        match error {
+            StoreError::UnknownCollection(_) => Self::new(StatusCode::NOT_FOUND, "unknown_collection", detail),
+            StoreError::CollectionExists(_) => Self::new(StatusCode::CONFLICT, "collection_exists", detail),
+            StoreError::Unavailable(_) | StoreError::PoolExhausted => {
+                tracing::error!(error = detail, "the database is unavailable");
+                let detail = "the database cannot be reached at the moment; try again shortly";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail).retry_after(2)
+            }
+            StoreError::StatementTimedOut => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_timeout", detail).retry_after(5)
+            }
+            StoreError::NoPgvector | StoreError::Migration(_) | StoreError::Statement(_) => internal(&detail),
+        }
+    }
+}
+
+/// The cause is logged, not shown: it may hold what is not the caller's.
+fn internal(cause: &str) -> ApiError {
+    tracing::error!(error = cause, "a request failed inside");
+    let detail = "something failed inside ragway; its log has the cause under this request_id";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
+}

@@ -1,0 +1,65 @@
+//! Framework errors in the API's own shape.
+
+use actix_web::{
+    Error, HttpRequest,
+    error::{JsonPayloadError, PathError, QueryPayloadError},
+    http::StatusCode,
+    web,
+};
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+
+/// JSON bodies up to `limit` bytes.
+pub fn json_config(limit: usize) -> web::JsonConfig {
+    web::JsonConfig::default()
+        .limit(limit)
+        .error_handler(move |error, request| json_error(&error, request, limit))
+}
+
+/// Query strings.
+pub fn query_config() -> web::QueryConfig {
+    web::QueryConfig::default().error_handler(|error: QueryPayloadError, _| {
+        ApiError::invalid(format!("query string: {error}")).into()
+    })
+}
+
+/// Path segments.
+pub fn path_config() -> web::PathConfig {
+    web::PathConfig::default()
+        .error_handler(|error: PathError, _| ApiError::invalid(format!("path: {error}")).into())
+}
+
+/// Parses a JSON body that was read whole.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid(describe(&error)))
+}
+
+fn json_error(error: &JsonPayloadError, request: &HttpRequest, limit: usize) -> Error {
+    match error {
+        JsonPayloadError::OverflowKnownLength { .. } | JsonPayloadError::Overflow { .. } => {
+            ApiError::too_large(limit)
+        }
+        JsonPayloadError::ContentType => {
+            let sent = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+            ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_content_type",
+                format!("send JSON with `content-type: application/json`, not `{}`", sent.unwrap_or("none")),
+            )
+        }
+        JsonPayloadError::Deserialize(error) => ApiError::invalid(describe(error)),
+        other => ApiError::invalid(other.to_string()),
+    }
+    .into()
+}
+
+fn describe(error: &serde_json::Error) -> String {
+    match error.classify() {
+        serde_json::error::Category::Data => format!("JSON body: {error}"),
+        serde_json::error::Category::Eof => format!("JSON body ends too early: {error}"),
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => {
+            format!("the body is not valid JSON: {error}")
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The HTTP surface.
+//!
+//! | path | file |
+//! |---|---|
+//! | `/embed/{model_type}`, `/api/v1/embed…` | `embed` |
+//! | `/api/v1/search` | `search` |
+//! | `/api/v1/ask` | `ask` |
+//! | `/api/v1/documents…` | `documents`, `upload` |
+//! | `/api/v1/collections…` | `collections` |
+//! | `/health…`, `/metrics`, `/version` | `health` |
+//! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
+//!
+//! Middleware, outermost first: `observe` (id, span, log, metrics), then CORS.
+//!
+//! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
+
+mod ask;
+mod collections;
+mod documents;
+mod embed;
+pub mod error;
+mod extractors;
+mod health;
+mod observe;
+pub mod openapi;
+mod pages;
+mod search;
+mod upload;
+
+use std::{
+    net::TcpListener,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix_cors::Cors;
+use actix_web::{App, HttpRequest, HttpServer, dev::Server, middleware::from_fn, web};
+use serde::{Serialize, Serializer};
+
+use crate::{
+    config::{CorsSettings, TEXT_ROUTE},
+    metrics::Metrics,
+    models::ModelError,
+    rag::{Rag, RagError},
+};
+use error::ApiError;
+
+/// What handlers work with.
+pub struct Gateway {
+    pub rag: Rag,
+    pub metrics: Metrics,
+    /// Questions that the page offers.
+    pub samples: Vec<String>,
+}
+
+/// Starts serving on a bound listener.
+pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io::Result<Server> {
+    let gateway = web::Data::new(gateway);
+    let document = Arc::new(openapi::document());
+    let limit = gateway.rag.catalog().http.max_body_bytes;
+    let server = HttpServer::new(move || {
+        let cors = cors(&gateway.rag.catalog().http.cors);
+        let pages = document.as_ref().clone();
+        let known = Arc::clone(&document);
+        App::new()
+            .app_data(gateway.clone())
+            .app_data(extractors::json_config(limit))
+            .app_data(extractors::query_config())
+            .app_data(extractors::path_config())
+            .app_data(web::PayloadConfig::new(limit))
+            .wrap(cors)
+            .wrap(from_fn(observe::observe))
+            .configure(openapi::routes)
+            .configure(|config| pages::configure(config, pages))
+            .default_service(web::to(move |request: HttpRequest| {
+                let known = Arc::clone(&known);
+                async move { Err::<&str, _>(unmatched(&request, &known)) }
+            }))
+    });
+    Ok(server.workers(workers).disable_signals().shutdown_timeout(10).listen(listener)?.run())
+}
+
+impl Gateway {
+    /// Runs what a client waits for, at most `http.request_timeout_ms` long.
+    async fn within_time<T>(&self, work: impl Future<Output = Result<T, RagError>>) -> Result<T, ApiError> {
+        let limit = Duration::from_millis(self.rag.catalog().http.request_timeout_ms);
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(ModelError::TimedOut { model: self.text_model(), after: limit }.into()),
+        }
+    }
+
+    /// Name of the embedder of texts.
+    fn text_model(&self) -> String {
+        let embedder = self.rag.embedders().of_type(TEXT_ROUTE);
+        embedder.map_or_else(String::new, |embedder| embedder.space().model.clone())
+    }
+}
+
+fn cors(settings: &CorsSettings) -> Cors {
+    let mut cors = Cors::default()
+        .allowed_methods(settings.methods.iter().map(String::as_str))
+        .allowed_headers(settings.headers.iter().map(String::as_str))
+        .expose_headers(["x-request-id", "retry-after"])
+        .max_age(3600);
+    for origin in &settings.origins {
+        cors = if origin == "*" { cors.allow_any_origin().send_wildcard() } else { cors.allowed_origin(origin) };
+    }
+    if settings.credentials { cors.supports_credentials() } else { cors }
+}
+
+/// 405 for a known path, else 404.
+fn unmatched(request: &HttpRequest, document: &utoipa::openapi::OpenApi) -> ApiError {
+    let (method, path) = (request.method().as_str(), request.path());
+    let allowed = openapi::methods_of(document, path);
+    if allowed.is_empty() {
+        let detail = format!("there is nothing at {path}; the API is described at /docs");
+        return ApiError::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", detail);
+    }
+    ApiError::wrong_method(method, path, allowed.join(", "))
+}
+
+/// Seconds since the start of a request, with 3 decimals, read when the response is written.
+#[derive(Debug, Clone, Copy)]
+pub enum Elapsed {
+    Since(Instant),
+    Fixed(Duration),
+}
+
+impl Elapsed {
+    fn start() -> Self {
+        Elapsed::Since(Instant::now())
+    }
+}
+
+impl Serialize for Elapsed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let elapsed = match self {
+            Elapsed::Since(start) => start.elapsed(),
+            Elapsed::Fixed(elapsed) => *elapsed,
+        };
+        serializer.serialize_f64((elapsed.as_secs_f64() * 1000.0).round() / 1000.0)
+    }
+}

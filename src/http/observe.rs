@@ -1,0 +1,69 @@
+//! What every request gets: an id, a span, a log line, and its metrics.
+
+use std::time::Instant;
+
+use actix_web::{
+    Error, HttpMessage,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{HeaderName, HeaderValue},
+    middleware::Next,
+    web,
+};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::Gateway;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_ID_BYTES: usize = 64;
+
+tokio::task_local! {
+    static CURRENT_ID: String;
+}
+
+/// The id of the request being served; empty outside of one.
+pub fn request_id() -> String {
+    CURRENT_ID.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// Middleware around everything.
+pub async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let started = Instant::now();
+    let id = incoming_id(&request).unwrap_or_else(|| Uuid::now_v7().to_string());
+    let method = request.method().clone();
+    let path = request.path().to_owned();
+    let gateway = request.app_data::<web::Data<Gateway>>().cloned();
+    let span = tracing::info_span!("request", request_id = %id, %method, path);
+    request.extensions_mut().insert(span.clone());
+    let called = CURRENT_ID.scope(id.clone(), next.call(request)).instrument(span.clone()).await;
+    let mut response = match called {
+        Ok(response) => response,
+        Err(error) => return Err(error),
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    // The pattern, not the path: ids in a label would make a series for each document.
+    let endpoint = response.request().match_pattern().unwrap_or_else(|| "unmatched".into());
+    let (status, elapsed) = (response.status(), started.elapsed());
+    if let Some(gateway) = gateway {
+        gateway.metrics.requests.with_label_values(&[endpoint.as_str(), status.as_str()]).inc();
+        gateway.metrics.request_seconds.with_label_values(&[endpoint.as_str()]).observe(elapsed.as_secs_f64());
+    }
+    let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
+    span.in_scope(|| {
+        tracing::info!(endpoint, status = status.as_u16(), elapsed_ms, "{method} {path}: {}", status.as_u16());
+    });
+    Ok(response)
+}
+
+/// A caller's own id is kept when it is harmless in logs and headers.
+fn incoming_id(request: &ServiceRequest) -> Option<String> {
+    let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (!id.is_empty() && id.len() <= MAX_ID_BYTES && id.chars().all(harmless)).then(|| id.to_owned())
+}

@@ -1,0 +1,95 @@
+//! The published description of the API.
+
+use actix_web::{App, web};
+use utoipa::{OpenApi as _, openapi::{HttpMethod, OpenApi}};
+use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
+
+use super::{ask, collections, documents, embed, health, search};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "ragway",
+        description = "A RAG gateway with multi-model routing: embeddings, search and cited answers. \
+                       Every error is a problem (RFC 9457) with a stable `code` and the `request_id` of the logs.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "ask", description = "Questions in, cited answers out"),
+        (name = "search", description = "Passages nearest to a query"),
+        (name = "documents", description = "What answers come from"),
+        (name = "collections", description = "Named sets of documents, each of one embedding space"),
+        (name = "embed", description = "Texts in, vectors out"),
+        (name = "operation", description = "Probes, metrics, version"),
+    ),
+)]
+struct Base;
+
+/// The document, as served at `/openapi.json` and published in `openapi/`.
+pub fn document() -> OpenApi {
+    let (_, document) =
+        App::new().into_utoipa_app().openapi(Base::openapi()).configure(api).split_for_parts();
+    document
+}
+
+/// The document as JSON, the form that is published.
+pub fn document_json() -> serde_json::Result<String> {
+    document().to_pretty_json().map(|json| json + "\n")
+}
+
+/// Adds the API's endpoints to an application.
+pub fn routes(config: &mut web::ServiceConfig) {
+    api(&mut ServiceConfig::new(config));
+}
+
+fn api(config: &mut ServiceConfig<'_>) {
+    config
+        .service(ask::ask)
+        .service(search::search)
+        .service(documents::store)
+        .service(documents::list)
+        .service(documents::show)
+        .service(documents::remove)
+        .service(collections::create)
+        .service(collections::list)
+        .service(collections::show)
+        .service(collections::remove)
+        .service(embed::embed)
+        .service(embed::embed_typed)
+        .service(embed::embed_short)
+        .service(health::health)
+        .service(health::live)
+        .service(health::ready)
+        .service(health::metrics)
+        .service(health::version);
+}
+
+/// Methods that the document knows for a path; none: it knows no such path.
+pub fn methods_of(document: &OpenApi, path: &str) -> Vec<&'static str> {
+    document
+        .paths
+        .paths
+        .iter()
+        .filter(|(template, _)| matches(template, path))
+        .flat_map(|(_, item)| {
+            [
+                (HttpMethod::Get, item.get.is_some()),
+                (HttpMethod::Post, item.post.is_some()),
+                (HttpMethod::Delete, item.delete.is_some()),
+            ]
+        })
+        .filter(|(_, known)| *known)
+        .map(|(method, _)| match method {
+            HttpMethod::Get => "GET",
+            HttpMethod::Post => "POST",
+            _ => "DELETE",
+        })
+        .collect()
+}
+
+/// `/documents/{id}` matches `/documents/7`.
+fn matches(template: &str, path: &str) -> bool {
+    let (template, path) = (template.split('/'), path.split('/'));
+    template.clone().count() == path.clone().count()
+        && template.zip(path).all(|(wanted, given)| wanted == given || wanted.starts_with('{') && !given.is_empty())
+}

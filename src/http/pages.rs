@@ -1,0 +1,54 @@
+//! The question page and the Swagger UI.
+
+use actix_web::{HttpResponse, get, http::header, web};
+use serde_json::json;
+use utoipa::openapi::OpenApi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::Gateway;
+
+/// Nothing from elsewhere, nothing inline: what a document says cannot run.
+const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+/// Adds the pages; they are not part of the published API.
+pub fn configure(config: &mut web::ServiceConfig, document: OpenApi) {
+    config.service(index).service(style).service(script).service(samples);
+    config.route("/docs", web::get().to(to_docs));
+    let settings = Config::from("/openapi.json").try_it_out_enabled(true).display_request_duration(true);
+    config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document).config(settings));
+}
+
+#[get("/")]
+async fn index() -> HttpResponse {
+    asset("text/html; charset=utf-8", include_str!("ui/index.html"))
+}
+
+#[get("/ui/style.css")]
+async fn style() -> HttpResponse {
+    asset("text/css; charset=utf-8", include_str!("ui/style.css"))
+}
+
+#[get("/ui/app.js")]
+async fn script() -> HttpResponse {
+    asset("text/javascript; charset=utf-8", include_str!("ui/app.js"))
+}
+
+/// Questions that the page offers.
+#[get("/ui/samples.json")]
+async fn samples(gateway: web::Data<Gateway>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "questions": gateway.samples }))
+}
+
+async fn to_docs() -> HttpResponse {
+    HttpResponse::PermanentRedirect().insert_header((header::LOCATION, "/docs/")).finish()
+}
+
+fn asset(content_type: &str, body: &'static str) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type(content_type)
+        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(body)
+}

@@ -1,0 +1,134 @@
+//! `/search`: the passages nearest to a query.
+
+use actix_web::{post, web};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Elapsed, Gateway, error::{ApiError, Problem}};
+use crate::{
+    rag::{filters::parse_filter, search::SearchRequest},
+    store::{FoundPassage, SearchEffort, TenantId},
+};
+
+/// What is looked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchBody {
+    #[schema(example = "first ferry in the morning")]
+    query: String,
+    /// Results at most, 1 to 1000.
+    #[serde(default = "ten")]
+    #[schema(example = 5)]
+    k: i64,
+    /// Least similarity, −1 to 1; absent: `min_similarity` of the collection's model.
+    #[schema(example = 0.3)]
+    threshold: Option<f32>,
+    /// On metadata: an object is containment (`{"language": "en"}`); `{type, key, value}` with eq, ne, gt, gte,
+    /// lt, lte, in, nin and `{type: "and" | "or", filters}` is the typed form.
+    #[schema(value_type = Option<Object>, example = json!({"language": "en"}))]
+    filters: Option<Value>,
+    /// Absent: `default`.
+    collection: Option<String>,
+    /// Compare every vector instead of using the index.
+    #[serde(default)]
+    exact: bool,
+}
+
+fn ten() -> i64 {
+    10
+}
+
+/// Passages, best first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SearchResponse {
+    results: Vec<SearchResult>,
+    /// How many.
+    #[schema(example = 1)]
+    count: usize,
+    /// Seconds.
+    #[schema(value_type = f64, example = 0.016)]
+    elapsed_time: Elapsed,
+}
+
+/// A passage.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SearchResult {
+    /// The passage.
+    id: Uuid,
+    /// Its document.
+    document_id: Uuid,
+    /// The caller's own name of the document.
+    external_id: Option<String>,
+    #[schema(example = "Timetable")]
+    title: Option<String>,
+    source: Option<String>,
+    /// What the passage stands under.
+    heading: Option<String>,
+    /// Position in the document, from 0.
+    ordinal: i32,
+    content: String,
+    #[schema(value_type = Object)]
+    metadata: Value,
+    /// 1 − cosine distance.
+    #[schema(example = 0.71)]
+    similarity: f32,
+}
+
+impl From<FoundPassage> for SearchResult {
+    fn from(passage: FoundPassage) -> Self {
+        Self {
+            id: passage.id,
+            document_id: passage.document_id,
+            external_id: passage.external_id,
+            title: passage.title,
+            source: passage.source,
+            heading: passage.heading,
+            ordinal: passage.ordinal,
+            content: passage.content,
+            metadata: passage.metadata,
+            similarity: passage.similarity,
+        }
+    }
+}
+
+/// Search passages
+///
+/// The passages of a collection nearest to a query, with filters on their metadata.
+#[utoipa::path(tag = "search", responses(
+    (status = 200, description = "The passages, best first", body = SearchResponse),
+    (status = 400, description = "Malformed JSON, an empty query, a bad k, threshold or filter", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/search")]
+pub async fn search(
+    gateway: web::Data<Gateway>,
+    body: web::Json<SearchBody>,
+) -> Result<web::Json<SearchResponse>, ApiError> {
+    let elapsed = Elapsed::start();
+    let body = body.into_inner();
+    let request = SearchRequest {
+        tenant: TenantId::DEFAULT,
+        collection: body.collection,
+        query: body.query,
+        k: count("k", body.k)?,
+        threshold: body.threshold,
+        filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
+        effort: if body.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
+    };
+    let found = gateway.within_time(gateway.rag.search(&request)).await?;
+    let results: Vec<SearchResult> = found.passages.into_iter().map(SearchResult::from).collect();
+    Ok(web::Json(SearchResponse { count: results.len(), results, elapsed_time: elapsed }))
+}
+
+/// A signed number is taken, so that −1 gets a sentence about k instead of one about integer types.
+pub(super) fn count(field: &str, value: i64) -> Result<usize, ApiError> {
+    usize::try_from(value)
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| ApiError::invalid(format!("{field}: must be at least 1, is {value}")))
+}

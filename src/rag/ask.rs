@@ -1,0 +1,579 @@
+//! A question in, a cited answer out.
+//!
+//! One flow serves streamed and whole answers: every sentence is checked
+//! against the passages before it leaves, so that what was streamed never has
+//! to be taken back.
+
+use std::{sync::Arc, time::{Duration, Instant}};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::{sync::mpsc, time::timeout_at};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{
+    Rag, RagError,
+    citations::{CitedSentence, SentenceReader},
+    extractive::quotes,
+    grounding::{Evidence, Support},
+    prompts::{ABSTENTION, PromptPassage},
+    search::{SearchOutcome, SearchRequest, check_query},
+};
+use crate::{
+    models::{
+        GenerateRequest, GeneratedPart, Generator, Message, ModelError, Speaker, Usage,
+        router::{Attempt, RouteError, Routed},
+    },
+    store::{Collection, Filter, FoundPassage, SearchEffort, TenantId},
+};
+
+/// Most passages of one question.
+pub const MAX_PASSAGES: usize = 50;
+/// The name that asks for the extractive answer.
+pub const EXTRACTIVE: &str = "extractive";
+
+/// A question.
+#[derive(Debug, Clone)]
+pub struct AskRequest {
+    pub tenant: TenantId,
+    pub collection: Option<String>,
+    pub question: String,
+    /// Passages to read; absent: `ask.passages` of models.toml.
+    pub k: Option<usize>,
+    pub filter: Option<Filter>,
+    /// A backend of `routes.answer`, or [`EXTRACTIVE`]; absent: the route's order.
+    pub model: Option<String>,
+    /// Whether the answer says how it was made.
+    pub explain: bool,
+}
+
+/// How an answer was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Written by a model, every sentence supported by a passage.
+    Generated,
+    /// Quoted from the passages.
+    Extractive,
+    /// The documents do not hold the answer.
+    Abstained,
+}
+
+/// A passage that was retrieved, with the number it is cited by.
+#[derive(Debug, Clone)]
+pub struct NumberedPassage {
+    /// From 1.
+    pub n: usize,
+    pub passage: FoundPassage,
+}
+
+/// A place in the documents that supports the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Citation {
+    /// The number used in the answer.
+    pub n: usize,
+    pub document_id: Uuid,
+    pub passage_id: Uuid,
+    pub title: Option<String>,
+    pub source: Option<String>,
+    /// The supporting words, as they stand in the passage.
+    pub quote: String,
+    /// Cosine similarity of question and passage.
+    pub similarity: f32,
+    /// Whether ragway found this place because the model had not cited it.
+    pub attached: bool,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub text: String,
+    pub method: Method,
+    pub citations: Vec<Citation>,
+    /// The backend that answered.
+    pub model: String,
+    pub usage: Usage,
+    /// Backends that failed before.
+    pub attempts: Vec<Attempt>,
+    /// What a reader should know, such as sentences left out.
+    pub notes: Vec<String>,
+    pub elapsed: Duration,
+    pub explanation: Option<Explanation>,
+}
+
+/// How an answer came to be.
+#[derive(Debug, Clone, Default)]
+pub struct Explanation {
+    pub collection: String,
+    pub space: String,
+    pub k: usize,
+    /// Best similarity below which the question is not answered.
+    pub answer_cut: f32,
+    pub best_similarity: Option<f32>,
+    /// Passages given to the model; the others did not fit its context.
+    pub passages_used: usize,
+    pub prompt: Vec<Message>,
+    /// Name and duration of each stage, in order.
+    pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// What happens while a question is answered; `Done` is last.
+#[derive(Debug, Clone)]
+pub enum AskEvent {
+    /// What was retrieved, best first.
+    Sources(Vec<NumberedPassage>),
+    /// The next piece of the answer.
+    Delta(String),
+    /// A citation whose number was just used.
+    Citation(Citation),
+    Done(Box<Answer>),
+}
+
+/// Events of one question. Dropping the stream stops the work.
+pub type AskStream = BoxStream<'static, Result<AskEvent, RagError>>;
+
+impl Rag {
+    /// Answers a question from the documents.
+    ///
+    /// What is wrong with the request, or with the database, is this function's
+    /// error; afterwards the extractive answer stands in for a failed model.
+    pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
+        let started = Instant::now();
+        check_query("question", &request.question)?;
+        let k = request.k.unwrap_or(self.catalog.ask.passages);
+        if k == 0 || k > MAX_PASSAGES {
+            return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_PASSAGES}, is {k}")));
+        }
+        if let Some(model) = request.model.as_deref().filter(|model| *model != EXTRACTIVE) {
+            self.check_backend(model)?;
+        }
+        let found = self
+            .search(&SearchRequest {
+                tenant: request.tenant,
+                collection: request.collection.clone(),
+                query: request.question.clone(),
+                k,
+                threshold: None,
+                filter: request.filter.clone(),
+                effort: SearchEffort::Indexed,
+            })
+            .await?;
+        let (events, receiver) = mpsc::channel(64);
+        let run = Run::new(self.clone(), request, k, found, events, started);
+        tokio::spawn(run.answer().in_current_span());
+        Ok(futures_util::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|event| (event, receiver))
+        })
+        .boxed())
+    }
+
+    /// Answers a question and waits for the whole answer.
+    pub async fn ask_whole(&self, request: AskRequest) -> Result<Answer, RagError> {
+        let mut events = self.ask(request).await?;
+        while let Some(event) = events.next().await {
+            if let AskEvent::Done(answer) = event? {
+                return Ok(*answer);
+            }
+        }
+        Err(ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into())
+    }
+
+    fn check_backend(&self, model: &str) -> Result<(), RagError> {
+        let known: Vec<String> = self.answers.health().into_iter().map(|(name, _)| name).collect();
+        if known.iter().any(|name| name == model) {
+            return Ok(());
+        }
+        Err(RagError::UnknownModel(format!(
+            "Unknown answer model: {model}. Known: {}",
+            known.iter().map(String::as_str).chain([EXTRACTIVE]).collect::<Vec<_>>().join(", ")
+        )))
+    }
+}
+
+/// The caller went away: there is nobody to answer.
+struct CallerLeft;
+
+/// How a backend's writing ended.
+enum Generation {
+    /// This backend wrote at least one supported sentence.
+    Supported(String),
+    /// This backend says that the passages do not hold the answer.
+    Absent(String),
+    /// Nothing usable was written.
+    Nothing,
+}
+
+/// What a backend is given of the passages.
+#[derive(Debug, Clone)]
+struct Plan {
+    passages: usize,
+    prompt: Vec<Message>,
+}
+
+/// One question being answered.
+struct Run {
+    rag: Rag,
+    request: AskRequest,
+    sources: Vec<NumberedPassage>,
+    collection: Collection,
+    question_vector: Vec<f32>,
+    evidence: Evidence,
+    events: mpsc::Sender<Result<AskEvent, RagError>>,
+    started: Instant,
+    deadline: tokio::time::Instant,
+    text: String,
+    citations: Vec<Citation>,
+    usage: Usage,
+    attempts: Vec<Attempt>,
+    notes: Vec<String>,
+    explanation: Explanation,
+}
+
+impl Run {
+    fn new(
+        rag: Rag,
+        request: AskRequest,
+        k: usize,
+        found: SearchOutcome,
+        events: mpsc::Sender<Result<AskEvent, RagError>>,
+        started: Instant,
+    ) -> Self {
+        let space = &found.collection.space;
+        let explanation = Explanation {
+            k,
+            answer_cut: rag.catalog.embedder(&space.model).map_or(-1.0, |entry| entry.answer_cut),
+            best_similarity: found.passages.first().map(|passage| passage.similarity),
+            stages: vec![("embed question", found.embed_time), ("search", found.search_time)],
+            space: space.id.clone(),
+            collection: found.collection.name.clone(),
+            ..Explanation::default()
+        };
+        let evidence = Evidence::new(&request.question, found.passages.iter().map(|p| p.content.as_str()));
+        let numbered = |(index, passage)| NumberedPassage { n: index + 1, passage };
+        Self {
+            sources: found.passages.into_iter().enumerate().map(numbered).collect(),
+            collection: found.collection,
+            question_vector: found.vector,
+            deadline: (started + Duration::from_millis(rag.catalog.ask.deadline_ms)).into(),
+            rag,
+            request,
+            evidence,
+            events,
+            started,
+            text: String::new(),
+            citations: Vec::new(),
+            usage: Usage::default(),
+            attempts: Vec::new(),
+            notes: Vec::new(),
+            explanation,
+        }
+    }
+
+    async fn answer(mut self) {
+        let events = self.events.clone();
+        let result = tokio::select! {
+            result = self.answer_inner() => result,
+            () = events.closed() => Err(CallerLeft),
+        };
+        if result.is_err() {
+            tracing::debug!("the caller left before the answer was complete");
+        }
+    }
+
+    async fn answer_inner(&mut self) -> Result<(), CallerLeft> {
+        self.send(AskEvent::Sources(self.sources.clone())).await?;
+        let answerable =
+            self.explanation.best_similarity.is_some_and(|best| best >= self.explanation.answer_cut);
+        if !answerable {
+            return self.abstain(EXTRACTIVE.into()).await;
+        }
+        if self.request.model.as_deref() == Some(EXTRACTIVE) {
+            return self.extract().await;
+        }
+        match self.generate().await? {
+            Generation::Supported(model) => self.finish(Method::Generated, model).await,
+            Generation::Absent(model) => self.abstain(model).await,
+            Generation::Nothing => self.extract().await,
+        }
+    }
+
+    /// Lets a backend write, and sends what is supported.
+    async fn generate(&mut self) -> Result<Generation, CallerLeft> {
+        let started = Instant::now();
+        let wanted = self.request.model.clone();
+        let (rag, sources) = (self.rag.clone(), self.sources.clone());
+        let question = self.request.question.clone();
+        let plan = move |backend: &dyn Generator| plan(&rag, &question, &sources, backend);
+        let routed = timeout_at(self.deadline, self.rag.answers.generate(&plan, wanted.as_deref())).await;
+        let outcome = match routed {
+            Ok(Ok(routed)) => self.read(routed).await?,
+            Ok(Err(error)) => {
+                if let RouteError::AllFailed(attempts) = error {
+                    self.attempts = attempts;
+                }
+                Generation::Nothing
+            }
+            Err(_) => {
+                self.note("no backend answered before the deadline");
+                Generation::Nothing
+            }
+        };
+        self.explanation.stages.push(("generate and check", started.elapsed()));
+        Ok(outcome)
+    }
+
+    async fn read(&mut self, routed: Routed<Plan>) -> Result<Generation, CallerLeft> {
+        self.attempts = routed.attempts;
+        self.explanation.passages_used = routed.plan.passages;
+        self.explanation.prompt = routed.plan.prompt;
+        if routed.plan.passages < self.sources.len() {
+            let all = self.sources.len();
+            self.note(&format!("{} of {all} passages fit the model's context", routed.plan.passages));
+        }
+        let mut stream = routed.stream;
+        let mut reader = SentenceReader::default();
+        loop {
+            let part = match timeout_at(self.deadline, stream.next()).await {
+                Ok(Some(Ok(part))) => part,
+                Ok(Some(Err(error))) => {
+                    tracing::warn!(backend = routed.backend, %error, "the backend failed while it wrote");
+                    self.attempts.push(Attempt { backend: routed.backend.clone(), error: error.to_string() });
+                    break;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    self.note("the answer was stopped at the deadline");
+                    break;
+                }
+            };
+            match part {
+                GeneratedPart::Text(text) => {
+                    for sentence in reader.push(&text) {
+                        if let Some(end) = self.accept(sentence, &routed.backend).await? {
+                            return Ok(end);
+                        }
+                    }
+                }
+                GeneratedPart::Usage(usage) => self.usage = usage,
+            }
+        }
+        for sentence in reader.finish() {
+            if let Some(end) = self.accept(sentence, &routed.backend).await? {
+                return Ok(end);
+            }
+        }
+        Ok(self.so_far(&routed.backend))
+    }
+
+    fn so_far(&self, backend: &str) -> Generation {
+        if self.citations.is_empty() { Generation::Nothing } else { Generation::Supported(backend.to_owned()) }
+    }
+
+    /// Checks a sentence and sends it; says where reading ends.
+    async fn accept(
+        &mut self,
+        sentence: CitedSentence,
+        backend: &str,
+    ) -> Result<Option<Generation>, CallerLeft> {
+        if is_abstention(&sentence.text) {
+            // After supported sentences it is a remark on what else was asked.
+            let first = self.citations.is_empty();
+            return Ok(Some(if first { Generation::Absent(backend.to_owned()) } else { self.so_far(backend) }));
+        }
+        if self.evidence.says_nothing(&sentence.text) {
+            return Ok(None);
+        }
+        let invented = sentence.cited.iter().filter(|n| self.source(**n).is_none()).count();
+        if invented > 0 {
+            self.note("a citation of a passage that was not retrieved was removed");
+        }
+        let supports = self.supports(&sentence);
+        if supports.is_empty() {
+            self.note("a sentence that the passages do not support was left out, with what followed");
+            return Ok(Some(self.so_far(backend)));
+        }
+        let separator = match (self.text.is_empty(), sentence.new_line) {
+            (true, _) => "",
+            (false, true) => "\n",
+            (false, false) => " ",
+        };
+        let markers: String = supports.iter().map(|(support, _)| format!("[{}]", support.passage + 1)).collect();
+        self.write(format!("{separator}{} {markers}", sentence.text)).await?;
+        for (support, attached) in supports {
+            self.cite(support, attached).await?;
+        }
+        Ok(None)
+    }
+
+    /// Support in the passages that the sentence cites, else the best in any, marked as attached.
+    fn supports(&self, sentence: &CitedSentence) -> Vec<(Support, bool)> {
+        let mut cited = sentence.cited.clone();
+        cited.sort_unstable();
+        cited.dedup();
+        let own: Vec<_> = cited
+            .into_iter()
+            .filter_map(|n| self.evidence.support_in(n.checked_sub(1)?, &sentence.text))
+            .map(|support| (support, false))
+            .collect();
+        if own.is_empty() {
+            return self.evidence.support(&sentence.text).map(|support| (support, true)).into_iter().collect();
+        }
+        own
+    }
+
+    /// The answer in the documents' own words.
+    async fn extract(&mut self) -> Result<(), CallerLeft> {
+        let started = Instant::now();
+        let found = self.quotes().await;
+        self.explanation.stages.push(("extract", started.elapsed()));
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return self.send_error(error).await,
+        };
+        if found.is_empty() {
+            return self.abstain(EXTRACTIVE.into()).await;
+        }
+        for quote in found {
+            let separator = if self.text.is_empty() { "" } else { " " };
+            let Some(source) = self.source(quote.passage + 1) else { continue };
+            let words = source.passage.content[quote.range.clone()].trim().to_owned();
+            self.write(format!("{separator}“{words}” [{}]", quote.passage + 1)).await?;
+            self.cite(Support { passage: quote.passage, quote: quote.range, coverage: 1.0 }, true).await?;
+        }
+        self.finish(Method::Extractive, EXTRACTIVE.into()).await
+    }
+
+    async fn quotes(&self) -> Result<Vec<super::extractive::Quote>, RagError> {
+        let embedder = self.rag.embedder_of(&self.collection)?;
+        let texts: Vec<&str> = self.sources.iter().map(|source| source.passage.content.as_str()).collect();
+        quotes(embedder.as_ref(), &self.question_vector, &texts).await
+    }
+
+    async fn abstain(&mut self, model: String) -> Result<(), CallerLeft> {
+        self.text.clear();
+        self.citations.clear();
+        self.write(ABSTENTION.to_owned()).await?;
+        self.finish(Method::Abstained, model).await
+    }
+
+    async fn finish(&mut self, method: Method, model: String) -> Result<(), CallerLeft> {
+        let answer = Answer {
+            text: std::mem::take(&mut self.text),
+            method,
+            citations: std::mem::take(&mut self.citations),
+            model,
+            usage: self.usage,
+            attempts: std::mem::take(&mut self.attempts),
+            notes: std::mem::take(&mut self.notes),
+            elapsed: self.started.elapsed(),
+            explanation: self.request.explain.then(|| std::mem::take(&mut self.explanation)),
+        };
+        self.send(AskEvent::Done(Box::new(answer))).await
+    }
+
+    async fn cite(&mut self, support: Support, attached: bool) -> Result<(), CallerLeft> {
+        let Some(source) = self.source(support.passage + 1) else { return Ok(()) };
+        let passage = &source.passage;
+        let citation = Citation {
+            n: source.n,
+            document_id: passage.document_id,
+            passage_id: passage.id,
+            title: passage.title.clone(),
+            source: passage.source.clone(),
+            quote: passage.content[support.quote].trim().to_owned(),
+            similarity: passage.similarity,
+            attached,
+        };
+        if self.citations.iter().any(|known| known.n == citation.n && known.quote == citation.quote) {
+            return Ok(());
+        }
+        self.citations.push(citation.clone());
+        self.send(AskEvent::Citation(citation)).await
+    }
+
+    async fn write(&mut self, text: String) -> Result<(), CallerLeft> {
+        self.text.push_str(&text);
+        self.send(AskEvent::Delta(text)).await
+    }
+
+    async fn send(&self, event: AskEvent) -> Result<(), CallerLeft> {
+        self.events.send(Ok(event)).await.map_err(|_| CallerLeft)
+    }
+
+    async fn send_error(&self, error: RagError) -> Result<(), CallerLeft> {
+        self.events.send(Err(error)).await.map_err(|_| CallerLeft)
+    }
+
+    fn source(&self, n: usize) -> Option<&NumberedPassage> {
+        self.sources.get(n.checked_sub(1)?)
+    }
+
+    fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
+            self.notes.push(note.to_owned());
+        }
+    }
+}
+
+/// The request for one backend: as many passages, best first, as fit its context.
+fn plan(
+    rag: &Rag,
+    question: &str,
+    sources: &[NumberedPassage],
+    backend: &dyn Generator,
+) -> Result<(GenerateRequest, Plan), ModelError> {
+    let max_tokens = rag.catalog.ask.max_answer_tokens;
+    let room = backend.context_tokens().saturating_sub(max_tokens + CHAT_TOKENS);
+    let passages: Vec<PromptPassage<'_>> = sources
+        .iter()
+        .map(|source| PromptPassage {
+            number: source.n,
+            title: source.passage.title.as_deref(),
+            text: &source.passage.content,
+        })
+        .collect();
+    for count in (1..=passages.len()).rev() {
+        let prompt = rag.prompts.answer(question, &passages[..count]).map_err(|error| ModelError::Failed {
+            model: backend.name().to_owned(),
+            reason: error.to_string(),
+        })?;
+        let tokens: usize = prompt.iter().map(|message| backend.count_tokens(&message.text)).sum();
+        if tokens <= room {
+            let request = GenerateRequest { messages: prompt.clone(), max_tokens, temperature: 0.0, seed: None };
+            return Ok((request, Plan { passages: count, prompt }));
+        }
+    }
+    Err(ModelError::Unfit {
+        model: backend.name().to_owned(),
+        reason: format!("one passage and the question do not fit its {} tokens", backend.context_tokens()),
+    })
+}
+
+/// Tokens that a chat template adds around two messages, amply.
+const CHAT_TOKENS: usize = 64;
+
+/// Models vary the sentence that they are told to say.
+fn is_abstention(sentence: &str) -> bool {
+    let plain: String =
+        sentence.to_lowercase().replace('’', "'").chars().filter(|c| !"*\"“”".contains(*c)).collect();
+    let known = [
+        "the documents do not contain",
+        "the documents don't contain",
+        "the passages do not contain",
+        "the passages don't contain",
+        "i don't know",
+        "i do not know",
+    ];
+    known.iter().any(|start| plain.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ABSTENTION, is_abstention};
+
+    #[test]
+    fn the_sentence_of_the_prompt_is_recognised_and_its_variants() {
+        assert!(is_abstention(ABSTENTION));
+        assert!(is_abstention("**The passages don’t contain** that."));
+        assert!(!is_abstention("The documents contain three rules."));
+    }
+}

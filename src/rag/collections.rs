@@ -1,0 +1,65 @@
+//! Collections: made, listed, deleted.
+
+use super::{DEFAULT_COLLECTION, Rag, RagError, embed::EmbedderChoice};
+use crate::{
+    config::TEXT_ROUTE,
+    store::{Collection, StoreError, TenantId},
+};
+
+const MAX_NAME_BYTES: usize = 128;
+
+impl Rag {
+    /// Makes a collection bound to the space of `model`, or of the text route's.
+    pub async fn create_collection(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        model: Option<&str>,
+    ) -> Result<Collection, RagError> {
+        check_name(name)?;
+        let choice = match model {
+            Some(model) => EmbedderChoice::Model(model.to_owned()),
+            None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
+        };
+        let embedder = self.embedder(&choice)?;
+        Ok(self.store.create_collection(tenant, name, embedder.space()).await?)
+    }
+
+    /// Makes `default` where it is missing, and reports where it is of another space.
+    pub async fn ensure_default_collection(&self, tenant: TenantId) -> Result<(), RagError> {
+        let collection = match self.create_collection(tenant, DEFAULT_COLLECTION, None).await {
+            Err(RagError::Store(StoreError::CollectionExists(name))) => {
+                self.store.collection(tenant, &name).await?
+            }
+            other => other?,
+        };
+        self.embedder_of(&collection).map(|_| ())
+    }
+
+    /// All collections with their counts.
+    pub async fn collections(&self, tenant: TenantId) -> Result<Vec<Collection>, RagError> {
+        Ok(self.store.collections(tenant).await?)
+    }
+
+    /// One collection with its counts.
+    pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Collection, RagError> {
+        let all = self.store.collections(tenant).await?;
+        let found = all.into_iter().find(|collection| collection.name == name);
+        found.ok_or_else(|| StoreError::UnknownCollection(name.to_owned()).into())
+    }
+
+    /// Deletes a collection with everything in it.
+    pub async fn delete_collection(&self, tenant: TenantId, name: &str) -> Result<(), RagError> {
+        Ok(self.store.delete_collection(tenant, name).await?)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), RagError> {
+    let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(plain) {
+        return Err(RagError::Invalid(format!(
+            "name: must be letters, digits, `.`, `_` and `-`, at most {MAX_NAME_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
