@@ -3,3 +3,4 @@
 pub mod config;
 pub mod models;
 pub mod rag;
+pub mod store;

@@ -1,0 +1,3 @@
+//! In-process models on candle.
+
+pub mod bert;

@@ -1,0 +1,123 @@
+//! Collections: named sets of documents, each of one embedding space.
+
+use time::OffsetDateTime;
+use tokio_postgres::{Row, error::SqlState, types::Type};
+use uuid::Uuid;
+
+use super::{FromRow, Store, StoreError, TenantId};
+use crate::config::EmbeddingSpace;
+
+/// A collection as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collection {
+    pub id: Uuid,
+    pub name: String,
+    pub space: EmbeddingSpace,
+    pub documents: i64,
+    pub passages: i64,
+    pub created_at: OffsetDateTime,
+}
+
+impl FromRow for Collection {
+    fn from_row(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            name: row.get("name"),
+            space: EmbeddingSpace {
+                id: row.get("space_id"),
+                model: row.get("model"),
+                dimension: usize::try_from(row.get::<_, i32>("dimension")).unwrap_or(0),
+            },
+            documents: row.get("documents"),
+            passages: row.get("passages"),
+            created_at: row.get("created_at"),
+        }
+    }
+}
+
+const LIST: &str = "
+    SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
+           (SELECT count(*) FROM documents d WHERE d.collection_id = c.id) AS documents,
+           (SELECT count(*) FROM passages p WHERE p.collection_id = c.id) AS passages
+    FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
+    WHERE c.tenant_id = $1 ORDER BY c.name";
+
+// The counts are for people who list; the path of a question does not pay for them.
+const FIND: &str = "
+    SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at, 0::bigint AS documents, 0::bigint AS passages
+    FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
+    WHERE c.tenant_id = $1 AND c.name = $2";
+
+impl Store {
+    /// Makes a collection bound to `space`.
+    pub async fn create_collection(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        space: &EmbeddingSpace,
+    ) -> Result<Collection, StoreError> {
+        self.register_space(space).await?;
+        let inserted = self
+            .connection()
+            .await?
+            .execute_typed(
+                "INSERT INTO collections (id, tenant_id, name, space_id) VALUES ($1, $2, $3, $4)",
+                &[
+                    (&Uuid::now_v7(), Type::UUID),
+                    (&tenant.0, Type::UUID),
+                    (&name, Type::TEXT),
+                    (&space.id, Type::TEXT),
+                ],
+            )
+            .await;
+        match inserted {
+            Ok(_) => self.collection(tenant, name).await,
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                Err(StoreError::CollectionExists(name.to_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// All collections by name, with their counts.
+    pub async fn collections(&self, tenant: TenantId) -> Result<Vec<Collection>, StoreError> {
+        let rows = self.connection().await?.query_typed(LIST, &[(&tenant.0, Type::UUID)]).await?;
+        Ok(rows.iter().map(Collection::from_row).collect())
+    }
+
+    /// The collection of this name; its counts are left 0.
+    pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
+        self.connection()
+            .await?
+            .query_typed_opt(FIND, &[(&tenant.0, Type::UUID), (&name, Type::TEXT)])
+            .await?
+            .map(|row| Collection::from_row(&row))
+            .ok_or_else(|| StoreError::UnknownCollection(name.to_owned()))
+    }
+
+    /// Deletes a collection with its documents and passages.
+    pub async fn delete_collection(&self, tenant: TenantId, name: &str) -> Result<(), StoreError> {
+        let deleted = self
+            .connection()
+            .await?
+            .execute_typed(
+                "DELETE FROM collections WHERE tenant_id = $1 AND name = $2",
+                &[(&tenant.0, Type::UUID), (&name, Type::TEXT)],
+            )
+            .await?;
+        if deleted == 0 { Err(StoreError::UnknownCollection(name.to_owned())) } else { Ok(()) }
+    }
+
+    /// Makes the space known, with the index of its vectors.
+    async fn register_space(&self, space: &EmbeddingSpace) -> Result<(), StoreError> {
+        let dimension = i32::try_from(space.dimension).unwrap_or(i32::MAX);
+        self.connection()
+            .await?
+            .query_typed(
+                "SELECT register_embedding_space($1, $2, $3)",
+                &[(&space.id, Type::TEXT), (&space.model, Type::TEXT), (&dimension, Type::INT4)],
+            )
+            .await?;
+        Ok(())
+    }
+}

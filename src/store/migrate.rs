@@ -1,0 +1,138 @@
+//! Numbered SQL files, applied once, by one process at a time.
+
+use secrecy::SecretString;
+use tokio_postgres::{Client, NoTls};
+
+use super::{StoreError, describe, parse_url};
+
+mod embedded_files {
+    refinery::embed_migrations!("migrations");
+}
+
+/// Identifies the migration lock among advisory locks of the database: "ragway" in ASCII.
+const LOCK: i64 = 0x7261_6777_6179;
+
+/// What the server is, and what is lost with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerReport {
+    /// Migrations applied now.
+    pub applied: Vec<String>,
+    /// Such as `18.1`.
+    pub server_version: String,
+    /// Such as `0.8.5`.
+    pub pgvector_version: String,
+    /// What does not work, or not well, with these versions.
+    pub warnings: Vec<String>,
+}
+
+/// Brings the schema up to date with the owner's role and reports on the server.
+///
+/// Several processes may call this at once: a session-level advisory lock lets
+/// one work and the others find nothing left to do. That lock needs a direct
+/// connection, never one through a transaction-mode PgBouncer.
+///
+/// `application_role` is granted what the application needs where it is another role.
+pub async fn migrate(
+    admin_url: &SecretString,
+    application_role: Option<&str>,
+) -> Result<ServerReport, StoreError> {
+    let (mut client, connection) = parse_url(admin_url)?
+        .connect(NoTls)
+        .await
+        .map_err(|error| StoreError::Unavailable(describe(&error)))?;
+    let driver = tokio::spawn(connection);
+    client.query_typed("SELECT pg_advisory_lock($1)", &[(&LOCK, tokio_postgres::types::Type::INT8)]).await?;
+    let applied = embedded_files::migrations::runner()
+        .run_async(&mut client)
+        .await
+        .map_err(|error| StoreError::Migration(full_message(&error)))?;
+    if let Some(role) = application_role {
+        grant(&client, role).await?;
+    }
+    let report = report(&client, applied.applied_migrations()).await;
+    drop(client); // Closes the session and so releases the lock.
+    let _ = driver.await;
+    report
+}
+
+async fn grant(client: &Client, role: &str) -> Result<(), StoreError> {
+    let text = tokio_postgres::types::Type::TEXT;
+    let grants = client
+        .query_typed_one(
+            "SELECT format('GRANT USAGE ON SCHEMA public TO %1$I;
+                            GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %1$I;
+                            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO %1$I', $1) AS statements
+             WHERE $1 <> current_user",
+            &[(&role, text)],
+        )
+        .await;
+    match grants {
+        Ok(row) => Ok(client.batch_execute(row.get("statements")).await?),
+        // No row: the owner is the application, and nothing needs granting.
+        Err(error) if error.code().is_none() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn report(client: &Client, applied: &[refinery::Migration]) -> Result<ServerReport, StoreError> {
+    let row = client
+        .query_typed_one(
+            "SELECT current_setting('server_version') AS server, current_setting('server_version_num')::int AS number,
+                    (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector",
+            &[],
+        )
+        .await?;
+    let server_version: String = row.get("server");
+    let pgvector_version: String = row.get::<_, Option<String>>("pgvector").ok_or(StoreError::NoPgvector)?;
+    Ok(ServerReport {
+        applied: applied.iter().map(ToString::to_string).collect(),
+        warnings: warnings(row.get("number"), &pgvector_version),
+        server_version,
+        pgvector_version,
+    })
+}
+
+fn warnings(server: i32, pgvector: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if server < 180_000 {
+        warnings.push(format!(
+            "PostgreSQL {} is older than 18, the version ragway is tested with",
+            server / 10_000
+        ));
+    }
+    let mut parts = pgvector.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version < (0, 8, 0) {
+        warnings.push(format!(
+            "pgvector {pgvector} has no iterative index scan (0.8 does): every search is exact, and slower on large collections"
+        ));
+    } else if ((0, 8, 2)..=(0, 8, 4)).contains(&version) {
+        warnings.push(format!(
+            "pgvector {pgvector} has faults in index build and vacuum that 0.8.5 mends: update it"
+        ));
+    }
+    warnings
+}
+
+fn full_message(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::warnings;
+
+    #[test]
+    fn old_versions_are_reported_with_what_is_lost() {
+        assert!(warnings(180_001, "0.8.5").is_empty());
+        assert!(warnings(170_002, "0.8.5")[0].contains("older than 18"));
+        assert!(warnings(180_001, "0.7.4")[0].contains("every search is exact"));
+        assert!(warnings(180_001, "0.8.3")[0].contains("update it"));
+    }
+}

@@ -1,0 +1,223 @@
+//! Documents, passages and their vectors in PostgreSQL.
+//!
+//! Absent here: models, HTTP. Absent elsewhere: SQL. Every function names its
+//! tenant; every vector names its space.
+
+mod collections;
+mod documents;
+mod filter;
+mod migrate;
+mod passages;
+
+pub use collections::Collection;
+pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
+pub use filter::{Comparison, Filter};
+pub use migrate::{ServerReport, migrate};
+pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+
+use std::{str::FromStr, time::Duration};
+
+use bb8::{CustomizeConnection, Pool, PooledConnection, RunError};
+use bb8_postgres::PostgresConnectionManager;
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::{
+    Client, Config, NoTls, Row,
+    error::SqlState,
+    types::{Kind, ToSql, Type},
+};
+use uuid::Uuid;
+
+use crate::config::PoolSettings;
+
+/// Whose rows are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantId(pub Uuid);
+
+impl TenantId {
+    /// The tenant of an installation without accounts; the first migration makes it.
+    pub const DEFAULT: TenantId = TenantId(Uuid::from_u128(0x0000_0000_0000_7000_8000_0000_0000_0001));
+}
+
+/// The database, through one pool.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool<PostgresConnectionManager<NoTls>>,
+    types: VectorTypes,
+}
+
+/// pgvector's types have no fixed OID: they are looked up once for each database.
+#[derive(Debug, Clone)]
+struct VectorTypes {
+    vector: Type,
+    vector_array: Type,
+}
+
+type Connection<'a> = PooledConnection<'a, PostgresConnectionManager<NoTls>>;
+
+/// A parameter and its type. Types are given, not asked for, so that no named
+/// statement is prepared: those break behind a transaction-mode PgBouncer.
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl Store {
+    /// Connects with the application's role to a migrated database.
+    pub async fn connect(url: &SecretString, settings: &PoolSettings) -> Result<Self, StoreError> {
+        let mut config = parse_url(url)?;
+        config.application_name("ragway");
+        config.connect_timeout(Duration::from_millis(settings.connect_timeout_ms));
+        let largest = match settings.max_connections {
+            0 => 2 * std::thread::available_parallelism().map_or(2, |n| n.get() as u32).clamp(10, 25),
+            count => count,
+        };
+        let pool = Pool::builder()
+            .max_size(largest)
+            .min_idle(Some(settings.min_connections.min(largest)))
+            .connection_timeout(Duration::from_millis(settings.connect_timeout_ms))
+            .idle_timeout(Some(Duration::from_millis(settings.idle_timeout_ms)))
+            // An unreachable server is an answer, not something to wait ten seconds for.
+            .retry_connection(false)
+            .test_on_check_out(false)
+            .connection_customizer(Box::new(StatementTimeout { ms: settings.statement_timeout_ms }))
+            .build_unchecked(PostgresConnectionManager::new(config, NoTls));
+        let types = VectorTypes::look_up(&*pool.get().await?).await?;
+        Ok(Self { pool, types })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.connection().await?.simple_query("SELECT 1").await?;
+        Ok(())
+    }
+
+    /// Connections in use now.
+    pub fn active_connections(&self) -> u32 {
+        let state = self.pool.state();
+        state.connections.saturating_sub(state.idle_connections)
+    }
+
+    async fn connection(&self) -> Result<Connection<'_>, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+}
+
+/// Limits how long a statement may run, on every new connection.
+#[derive(Debug)]
+struct StatementTimeout {
+    ms: u64,
+}
+
+impl CustomizeConnection<Client, tokio_postgres::Error> for StatementTimeout {
+    fn on_acquire<'a>(
+        &'a self,
+        connection: &'a mut Client,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send + 'a>> {
+        let statement = format!("SET statement_timeout = {}", self.ms);
+        let set: BoxFuture<'a, _> = Box::pin(async move { connection.batch_execute(&statement).await });
+        set
+    }
+}
+
+impl VectorTypes {
+    async fn look_up(client: &Client) -> Result<Self, StoreError> {
+        let row = client
+            .query_typed_opt("SELECT oid, typarray FROM pg_type WHERE oid = to_regtype('vector')", &[])
+            .await?
+            .ok_or(StoreError::NoPgvector)?;
+        let vector = Type::new("vector".into(), row.get(0), Kind::Simple, "public".into());
+        let array = Type::new("_vector".into(), row.get(1), Kind::Array(vector.clone()), "public".into());
+        Ok(Self { vector, vector_array: array })
+    }
+}
+
+fn parse_url(url: &SecretString) -> Result<Config, StoreError> {
+    Config::from_str(url.expose_secret()).map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or the connection was lost; the same request may succeed later.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// Every connection of the pool was in use for too long.
+    #[error("no database connection became free in time")]
+    PoolExhausted,
+    /// A statement ran longer than allowed.
+    #[error("a database statement took too long and was cancelled")]
+    StatementTimedOut,
+    /// The server lacks the extension.
+    #[error("the database has no pgvector: run `CREATE EXTENSION vector` in it as its owner")]
+    NoPgvector,
+    /// There is no such collection.
+    #[error("there is no collection `{0}`")]
+    UnknownCollection(String),
+    /// A collection of this name exists.
+    #[error("there is already a collection `{0}`")]
+    CollectionExists(String),
+    /// A migration failed.
+    #[error("the database could not be migrated: {0}")]
+    Migration(String),
+    /// A defect: a statement that the schema does not allow.
+    #[error("database statement failed: {0}")]
+    Statement(#[source] tokio_postgres::Error),
+}
+
+impl StoreError {
+    /// Whether the same request may succeed a little later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            StoreError::Unavailable(_) | StoreError::PoolExhausted | StoreError::StatementTimedOut => true,
+            StoreError::NoPgvector
+            | StoreError::UnknownCollection(_)
+            | StoreError::CollectionExists(_)
+            | StoreError::Migration(_)
+            | StoreError::Statement(_) => false,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(code) if *code == SqlState::QUERY_CANCELED => StoreError::StatementTimedOut,
+            Some(code) if is_outage(code) => StoreError::Unavailable(describe(&error)),
+            Some(_) => StoreError::Statement(error),
+            // Without a code the server did not speak: the connection failed. A value that
+            // could not be converted has no code either and is a defect.
+            None if error.is_closed() || is_io(&error) => StoreError::Unavailable(describe(&error)),
+            None => StoreError::Statement(error),
+        }
+    }
+}
+
+impl From<RunError<tokio_postgres::Error>> for StoreError {
+    fn from(error: RunError<tokio_postgres::Error>) -> Self {
+        match error {
+            RunError::User(error) => StoreError::Unavailable(describe(&error)),
+            RunError::TimedOut => StoreError::PoolExhausted,
+        }
+    }
+}
+
+/// Shutdowns, restarts, exhausted connections and resources: classes 08, 53 and 57.
+fn is_outage(code: &SqlState) -> bool {
+    ["08", "53", "57"].iter().any(|class| code.code().starts_with(class))
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+}
+
+/// tokio-postgres' own message is only the kind; the cause stands behind it.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Rows read by column name belong to the statement beside them; a missing
+/// column is a defect that the first test finds.
+trait FromRow {
+    fn from_row(row: &Row) -> Self;
+}

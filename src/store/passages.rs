@@ -1,0 +1,110 @@
+//! Passages: what search finds.
+
+use pgvector::Vector;
+use serde_json::Value;
+use tokio_postgres::{Row, types::Type};
+use uuid::Uuid;
+
+use super::{Collection, Filter, FromRow, Store, StoreError, TenantId, filter::Parameters};
+
+/// How thoroughly vectors are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchEffort {
+    /// Through the HNSW index where the planner finds it worth while; scans on
+    /// until `k` rows pass the filter.
+    Indexed,
+    /// Every vector of the collection.
+    Exact,
+}
+
+/// A nearest-passages query within one collection, and so within one space.
+#[derive(Debug, Clone)]
+pub struct PassageQuery<'a> {
+    pub tenant: TenantId,
+    pub collection: &'a Collection,
+    /// A vector of the collection's space.
+    pub vector: Vec<f32>,
+    pub k: usize,
+    /// Passages of a lower cosine similarity are left out.
+    pub min_similarity: f32,
+    pub filter: Option<&'a Filter>,
+    pub effort: SearchEffort,
+}
+
+/// A passage with how near it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundPassage {
+    pub id: Uuid,
+    pub document_id: Uuid,
+    pub external_id: Option<String>,
+    pub ordinal: i32,
+    pub title: Option<String>,
+    pub source: Option<String>,
+    pub heading: Option<String>,
+    pub content: String,
+    pub metadata: Value,
+    /// 1 − cosine distance.
+    pub similarity: f32,
+}
+
+impl FromRow for FoundPassage {
+    fn from_row(row: &Row) -> Self {
+        Self {
+            id: row.get("id"),
+            document_id: row.get("document_id"),
+            external_id: row.get("external_id"),
+            ordinal: row.get("ordinal"),
+            title: row.get("title"),
+            source: row.get("source"),
+            heading: row.get("heading"),
+            content: row.get("content"),
+            metadata: row.get("metadata"),
+            similarity: row.get("similarity"),
+        }
+    }
+}
+
+impl Store {
+    /// The `k` passages nearest to the vector, best first.
+    pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<Vec<FoundPassage>, StoreError> {
+        let mut parameters = Parameters::default();
+        let statement = self.nearest_statement(&query, &mut parameters);
+        let settings = match query.effort {
+            // 40 candidates, the extension's default, cannot return more than 40 rows in one pass.
+            SearchEffort::Indexed => {
+                "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '100', true)"
+            }
+            SearchEffort::Exact => "SELECT set_config('enable_indexscan', 'off', true)",
+        };
+        let mut connection = self.connection().await?;
+        let transaction = connection.transaction().await?;
+        transaction.query_typed(settings, &[]).await?;
+        let rows = transaction.query_typed(&statement, &parameters.as_slice()).await?;
+        transaction.commit().await?;
+        let found = rows.iter().map(FoundPassage::from_row);
+        Ok(found.filter(|passage| passage.similarity >= query.min_similarity).collect())
+    }
+
+    fn nearest_statement(&self, query: &PassageQuery<'_>, parameters: &mut Parameters) -> String {
+        let vector = parameters.add(Vector::from(query.vector.clone()), self.types.vector.clone());
+        let tenant = parameters.add(query.tenant.0, Type::UUID);
+        let collection = parameters.add(query.collection.id, Type::UUID);
+        let space = parameters.add(query.collection.space.id.clone(), Type::TEXT);
+        let limit = parameters.add(i64::try_from(query.k).unwrap_or(i64::MAX), Type::INT8);
+        let filter = query.filter.map_or("true".to_owned(), |filter| filter.to_sql(parameters));
+        // The cast makes the expression that of the space's index; a number cannot be a parameter there.
+        let dimension = query.collection.space.dimension;
+        format!(
+            "SELECT near.*, d.external_id, d.title, d.source FROM (
+                 SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata,
+                        (1 - (p.embedding::vector({dimension}) <=> {vector}))::real AS similarity
+                 FROM passages p
+                 WHERE p.tenant_id = {tenant} AND p.collection_id = {collection} AND p.space_id = {space}
+                   AND {filter}
+                 ORDER BY p.embedding::vector({dimension}) <=> {vector}
+                 LIMIT {limit}
+             ) near JOIN documents d ON d.id = near.document_id
+             ORDER BY near.similarity DESC, near.id"
+        )
+    }
+}
