@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod models;
+pub mod rag;
 pub mod store;
