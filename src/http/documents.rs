@@ -111,7 +111,8 @@ pub struct DocumentBody {
     external_id: Option<String>,
     title: Option<String>,
     source: Option<String>,
-    /// `text`, `markdown`, `html` or `pdf`.
+    /// `text/plain`, `text/markdown`, `text/html` or `application/pdf`.
+    #[schema(example = "text/markdown")]
     format: String,
     #[schema(value_type = Object)]
     metadata: Value,

@@ -25,15 +25,38 @@ impl Rag {
         Ok(self.store.create_collection(tenant, name, embedder.space()).await?)
     }
 
-    /// Makes `default` where it is missing, and reports where it is of another space.
-    pub async fn ensure_default_collection(&self, tenant: TenantId) -> Result<(), RagError> {
-        let collection = match self.create_collection(tenant, DEFAULT_COLLECTION, None).await {
+    /// Makes `default` where it is missing.
+    pub async fn ensure_default_collection(&self, tenant: TenantId) -> Result<Collection, RagError> {
+        match self.create_collection(tenant, DEFAULT_COLLECTION, None).await {
             Err(RagError::Store(StoreError::CollectionExists(name))) => {
-                self.store.collection(tenant, &name).await?
+                Ok(self.store.collection(tenant, &name).await?)
             }
-            other => other?,
-        };
-        self.embedder_of(&collection).map(|_| ())
+            other => other,
+        }
+    }
+
+    /// Where documents go: the named collection, or `default`, which is made again if it was deleted.
+    pub(super) async fn collection_to_fill(
+        &self,
+        tenant: TenantId,
+        name: Option<&str>,
+    ) -> Result<Collection, RagError> {
+        match self.collection_or_default(tenant, name).await {
+            Err(RagError::Store(StoreError::UnknownCollection(_))) if name.is_none() => {
+                self.ensure_default_collection(tenant).await
+            }
+            other => other,
+        }
+    }
+
+    /// Whether requests that name no collection can be served: the database
+    /// answers, and `default` is of a space that a loaded model makes.
+    pub async fn check_ready(&self, tenant: TenantId) -> Result<(), RagError> {
+        match self.collection_or_default(tenant, None).await {
+            Ok(collection) => self.embedder_of(&collection).map(|_| ()),
+            Err(RagError::Store(StoreError::UnknownCollection(_))) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// All collections with their counts.

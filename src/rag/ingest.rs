@@ -52,7 +52,7 @@ impl Rag {
         collection: Option<&str>,
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
-        let collection = self.collection_or_default(tenant, collection).await?;
+        let collection = self.collection_to_fill(tenant, collection).await?;
         let embedder = self.embedder_of(&collection)?;
         check_labels(&file)?;
         let (document, extracted) = tokio::task::spawn_blocking(move || read(file)).await??;
@@ -131,7 +131,7 @@ fn read(file: SourceFile) -> Result<(NewDocument, Extracted), RagError> {
         content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
         title: file.title.or_else(|| extracted.title.clone()).or_else(|| file.name.clone()),
         source: file.source.or(file.name),
-        format: extracted.format.name(),
+        format: extracted.format.media_type(),
         content: extracted.text.clone(),
         metadata,
     };

@@ -16,6 +16,7 @@ pub mod sentences;
 pub mod chunk;
 pub mod ingest;
 pub mod collections;
+mod documents;
 pub mod evaluate;
 
 use std::sync::Arc;

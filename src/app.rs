@@ -1,0 +1,277 @@
+//! The composition root: builds models, store and use cases, and hands them down.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{
+    assets::Assets,
+    config::{Catalog, Config, DatabaseSettings, EmbedderEntry, GgufEntry, LlmEntry, PostgresWheel},
+    http::{self, Gateway},
+    metrics::Metrics,
+    models::{
+        Embedder, Embedders, Generator,
+        candle::{bert::BertEmbedder, gguf::GgufGenerator},
+        openai::OpenAiGenerator,
+        router::AnswerRouter,
+    },
+    rag::{Rag, prompts::Prompts},
+    store::{ServerReport, Store, TenantId, embedded::EmbeddedPostgres, migrate},
+};
+
+/// Everything but the HTTP surface: what the commands work with.
+pub struct Parts {
+    pub rag: Rag,
+    pub database: Database,
+}
+
+/// The database in use.
+pub struct Database {
+    /// The server that ragway itself started, or found running.
+    pub embedded: Option<EmbeddedPostgres>,
+    pub report: ServerReport,
+    url: SecretString,
+}
+
+impl Parts {
+    /// Fetches what is missing, starts the database, migrates, loads the models.
+    pub async fn build(config: &Config, assets: &Assets) -> Result<Self> {
+        size_thread_pools();
+        let prompts = Prompts::load(config.prompts.as_deref())?;
+        let catalog = Arc::new(config.catalog.clone());
+        let chosen = Chosen::obtain(config, assets).await?;
+        let (database, models) = tokio::try_join!(
+            Database::open(config, chosen.postgres.as_deref()),
+            Models::load(&catalog, &chosen),
+        )?;
+        let store = Store::connect(&database.url, &catalog.database).await?;
+        let rag = Rag::new(catalog, store, models.embedders, models.answers, prompts);
+        rag.ensure_default_collection(TenantId::DEFAULT).await?;
+        if let Err(error) = rag.check_ready(TenantId::DEFAULT).await {
+            tracing::error!(%error, "the default collection cannot be used: {error}");
+        }
+        Ok(Self { rag, database })
+    }
+
+    /// Stops what was started.
+    pub async fn stop(self) -> Result<()> {
+        self.database.stop().await
+    }
+}
+
+/// A running server.
+pub struct Application {
+    server: actix_web::dev::Server,
+    address: SocketAddr,
+    database: Database,
+}
+
+impl Application {
+    /// Serves `parts` on a bound listener; `samples` are questions that the page offers.
+    pub fn start(listener: TcpListener, parts: Parts, workers: usize, samples: Vec<String>) -> Result<Self> {
+        let address = listener.local_addr()?;
+        let metrics = Metrics::new()?;
+        for (_, model) in parts.rag.embedders().routes() {
+            metrics.model_loaded.with_label_values(&[model]).set(1);
+        }
+        let gateway = Gateway { rag: parts.rag, metrics, samples };
+        let server = http::serve(listener, gateway, workers)?;
+        Ok(Self { server, address, database: parts.database })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is done, lets running requests end, and stops what was started.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let handle = self.server.handle();
+        let mut serving = tokio::spawn(self.server);
+        tokio::select! {
+            ended = &mut serving => ended??,
+            () = stop => {
+                handle.stop(true).await;
+                serving.await??;
+            }
+        }
+        self.database.stop().await
+    }
+}
+
+impl Database {
+    /// Connects to the configured server, or starts the embedded one; migrates.
+    pub async fn open(config: &Config, pg0: Option<&std::path::Path>) -> Result<Self> {
+        let (embedded, url, admin_url) = match (&config.database, pg0) {
+            (DatabaseSettings::External { url, admin_url }, _) => (None, url.clone(), admin_url.clone()),
+            (DatabaseSettings::Embedded, Some(pg0)) => {
+                let server = EmbeddedPostgres::start(&config.home, pg0).await?;
+                let (url, admin_url) = (server.url(), server.admin_url());
+                (Some(server), url, admin_url)
+            }
+            (DatabaseSettings::Embedded, None) => bail!("the embedded PostgreSQL was not fetched"),
+        };
+        let role = role_of(&url);
+        let report = migrate(&admin_url, role.as_deref()).await?;
+        for warning in &report.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { embedded, report, url })
+    }
+
+    /// Stops the server where ragway started it.
+    pub async fn stop(self) -> Result<()> {
+        match self.embedded {
+            Some(server) => Ok(server.stop().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What was found or fetched, by name.
+struct Chosen {
+    postgres: Option<PathBuf>,
+    embedders: BTreeMap<String, (EmbedderEntry, PathBuf)>,
+    local_llm: Option<(GgufEntry, PathBuf)>,
+}
+
+impl Chosen {
+    async fn obtain(config: &Config, assets: &Assets) -> Result<Self> {
+        let postgres = match &config.database {
+            DatabaseSettings::Embedded => Some(assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?),
+            DatabaseSettings::External { .. } => None,
+        };
+        let mut embedders = BTreeMap::new();
+        for (model_type, route) in &config.catalog.routes.embed {
+            let chosen = obtain_embedder(&config.catalog, &route.candidates, assets).await?;
+            embedders.insert(model_type.clone(), chosen);
+        }
+        Ok(Self { postgres, embedders, local_llm: obtain_local_llm(&config.catalog, assets).await? })
+    }
+}
+
+/// The build of PostgreSQL for this machine.
+pub fn postgres_wheel(catalog: &Catalog) -> Result<&PostgresWheel> {
+    let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+    catalog.postgres.iter().find(|wheel| wheel.platform == platform).with_context(|| {
+        format!(
+            "models.toml names no PostgreSQL build for {platform}; set DATABASE_URL to a server with pgvector"
+        )
+    })
+}
+
+/// The first candidate that is there, else the first that can be fetched.
+async fn obtain_embedder(
+    catalog: &Catalog,
+    candidates: &[String],
+    assets: &Assets,
+) -> Result<(EmbedderEntry, PathBuf)> {
+    let entries: Vec<&EmbedderEntry> = candidates.iter().filter_map(|name| catalog.embedder(name)).collect();
+    for entry in &entries {
+        if let Some(folder) = assets.locate(&entry.name, &entry.files, &entry.sources)? {
+            return Ok(((*entry).clone(), folder));
+        }
+    }
+    let mut failures = Vec::new();
+    for entry in entries {
+        match assets.obtain(&entry.name, &entry.files, &entry.sources).await {
+            Ok(folder) => return Ok((entry.clone(), folder)),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    bail!("{}", failures.join("\n"))
+}
+
+/// Of the local backends the first that is there, else the first that can be fetched.
+///
+/// None is no error: other backends and the extractive answer are left.
+async fn obtain_local_llm(catalog: &Catalog, assets: &Assets) -> Result<Option<(GgufEntry, PathBuf)>> {
+    let backends = catalog.routes.answer.backends.iter().filter_map(|name| catalog.llm(name));
+    let entries: Vec<&GgufEntry> = backends
+        .filter_map(|entry| match entry {
+            LlmEntry::Candle(gguf) => Some(gguf),
+            LlmEntry::Openai(_) => None,
+        })
+        .collect();
+    for entry in &entries {
+        if let Some(folder) = assets.locate(&entry.name, &entry.files, &entry.sources)? {
+            return Ok(Some(((*entry).clone(), folder)));
+        }
+    }
+    for entry in entries {
+        match assets.obtain(&entry.name, &entry.files, &entry.sources).await {
+            Ok(folder) => return Ok(Some((entry.clone(), folder))),
+            Err(error) => tracing::warn!("{} is left out: {error}", entry.name),
+        }
+    }
+    Ok(None)
+}
+
+struct Models {
+    embedders: Embedders,
+    answers: AnswerRouter,
+}
+
+impl Models {
+    async fn load(catalog: &Catalog, chosen: &Chosen) -> Result<Self> {
+        let embedders = chosen.embedders.clone();
+        let embedders = tokio::task::spawn_blocking(move || load_embedders(embedders)).await??;
+        let mut backends: Vec<Arc<dyn Generator>> = Vec::new();
+        for name in &catalog.routes.answer.backends {
+            match catalog.llm(name) {
+                Some(LlmEntry::Openai(entry)) => {
+                    let key = entry.api_key_env.as_ref().map(std::env::var);
+                    match key {
+                        Some(Err(_)) => tracing::debug!("{name} is not configured: its key is not set"),
+                        Some(Ok(key)) => backends.push(Arc::new(OpenAiGenerator::new(entry, Some(key.into()))?)),
+                        None => backends.push(Arc::new(OpenAiGenerator::new(entry, None)?)),
+                    }
+                }
+                Some(LlmEntry::Candle(entry)) => {
+                    if let Some((_, folder)) = chosen.local_llm.as_ref().filter(|(found, _)| found.name == entry.name) {
+                        backends.push(Arc::new(GgufGenerator::load(entry, folder).await?));
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(Self { embedders, answers: AnswerRouter::new(backends) })
+    }
+}
+
+/// A model that serves several routes is loaded once.
+fn load_embedders(chosen: BTreeMap<String, (EmbedderEntry, PathBuf)>) -> Result<Embedders> {
+    let mut loaded: BTreeMap<String, Arc<dyn Embedder>> = BTreeMap::new();
+    let mut routes = BTreeMap::new();
+    for (model_type, (entry, folder)) in chosen {
+        let embedder = match loaded.get(&entry.name) {
+            Some(embedder) => Arc::clone(embedder),
+            None => {
+                let embedder: Arc<dyn Embedder> = Arc::new(BertEmbedder::load(&entry, &folder)?);
+                loaded.insert(entry.name.clone(), Arc::clone(&embedder));
+                embedder
+            }
+        };
+        routes.insert(model_type, embedder);
+    }
+    Ok(Embedders::new(routes))
+}
+
+/// The role in a database URL.
+fn role_of(url: &SecretString) -> Option<String> {
+    let config: tokio_postgres::Config = url.expose_secret().parse().ok()?;
+    config.get_user().map(str::to_owned)
+}
+
+/// rayon would count physical cores and ignore what a container may use.
+fn size_thread_pools() {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    // An error means that the pool was built before, by an earlier call.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+}

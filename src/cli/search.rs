@@ -1,0 +1,51 @@
+//! `ragway search`
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use ragway::{
+    config::Config,
+    rag::search::SearchRequest,
+    store::{SearchEffort, TenantId},
+};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    query: String,
+    #[arg(long)]
+    collection: Option<String>,
+    /// Results at most.
+    #[arg(long, default_value_t = 5)]
+    k: usize,
+    /// Least similarity [default: the model's min_similarity]
+    #[arg(long)]
+    threshold: Option<f32>,
+    /// Compare every vector instead of using the index.
+    #[arg(long)]
+    exact: bool,
+}
+
+pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
+    let request = SearchRequest {
+        tenant: TenantId::DEFAULT,
+        collection: arguments.collection,
+        query: arguments.query,
+        k: arguments.k,
+        threshold: arguments.threshold,
+        filter: None,
+        effort: if arguments.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
+    };
+    super::with_parts(config, async |parts| {
+        let found = parts.rag.search(&request).await?;
+        if found.passages.is_empty() {
+            println!("nothing similar enough");
+        }
+        for passage in &found.passages {
+            let title = passage.title.as_deref().unwrap_or("untitled");
+            let heading = passage.heading.as_deref().unwrap_or_default();
+            println!("{:.3}  {title}  {heading}\n       {}\n", passage.similarity, passage.content.replace('\n', "\n       "));
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+    .await
+}

@@ -1,0 +1,47 @@
+//! Logs: bunyan JSON lines for machines, plain lines for a person at a terminal.
+
+use std::io::{IsTerminal, stderr, stdout};
+
+use tracing::subscriber::SetGlobalDefaultError;
+use tracing_bunyan_formatter::{BunyanFormattingLayer, JsonStorageLayer};
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt};
+
+/// What is logged where `RUST_LOG` says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Every request: a server.
+    Requests,
+    /// Warnings only: a command whose output is its result.
+    Warnings,
+}
+
+/// Starts logging. `RAGWAY_LOG=json` or `text` decides the form; without it a
+/// terminal gets text (stderr), anything else bunyan lines (stdout for a
+/// server, stderr for a command).
+pub fn start(verbosity: Verbosity) -> Result<(), SetGlobalDefaultError> {
+    let level = match verbosity {
+        // refinery and pdf-extract tell every step of theirs.
+        Verbosity::Requests => "info,refinery_core=warn,actix_server=warn,pdf_extract=error,lopdf=error",
+        Verbosity::Warnings => "warn,pdf_extract=error,lopdf=error",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let text = match std::env::var("RAGWAY_LOG").as_deref() {
+        Ok("json") => false,
+        Ok("text") => true,
+        _ => stderr().is_terminal(),
+    };
+    let subscriber = Registry::default().with(filter);
+    if text {
+        let lines = fmt::layer().with_writer(stderr).with_target(false).with_ansi(stderr().is_terminal());
+        return tracing::subscriber::set_global_default(subscriber.with(lines));
+    }
+    let subscriber = subscriber.with(JsonStorageLayer);
+    match verbosity {
+        Verbosity::Requests => tracing::subscriber::set_global_default(
+            subscriber.with(BunyanFormattingLayer::new("ragway".into(), stdout)),
+        ),
+        Verbosity::Warnings => tracing::subscriber::set_global_default(
+            subscriber.with(BunyanFormattingLayer::new("ragway".into(), stderr)),
+        ),
+    }
+}
