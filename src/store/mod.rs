@@ -5,6 +5,7 @@
 
 mod collections;
 mod documents;
+pub mod embedded;
 mod filter;
 mod migrate;
 mod passages;
