@@ -32,7 +32,7 @@ export function withMarkers(text, known) {
 
 function marker(n) {
   // The brackets are not seen, but they are there in copied text.
-  const bracket = (text) => el("span", { className: "hidden", textContent: text });
+  const bracket = (text) => el("span", { className: "bracket", textContent: text });
   const link = el("a", { className: "marker", href: `#source-${n}`, ariaLabel: `Source ${n}` }, bracket("["), n, bracket("]"));
   link.addEventListener("click", (event) => {
     event.preventDefault();
