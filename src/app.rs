@@ -5,10 +5,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     assets::Assets,
@@ -29,14 +31,6 @@ use crate::{
 pub struct Parts {
     pub rag: Rag,
     pub database: Database,
-}
-
-/// The database in use.
-pub struct Database {
-    /// The server that ragway itself started, or found running.
-    pub embedded: Option<EmbeddedPostgres>,
-    pub report: ServerReport,
-    url: SecretString,
 }
 
 impl Parts {
@@ -69,20 +63,18 @@ impl Parts {
 pub struct Application {
     server: actix_web::dev::Server,
     address: SocketAddr,
-    database: Database,
 }
 
 impl Application {
-    /// Serves `parts` on a bound listener; `samples` are questions that the page offers.
-    pub fn start(listener: TcpListener, parts: Parts, workers: usize, samples: Vec<String>) -> Result<Self> {
+    /// Serves on a bound listener; `samples` are questions that the page offers.
+    pub fn start(listener: TcpListener, rag: Rag, workers: usize, samples: Vec<String>) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        for (_, model) in parts.rag.embedders().routes() {
+        for (_, model) in rag.embedders().routes() {
             metrics.model_loaded.with_label_values(&[model]).set(1);
         }
-        let gateway = Gateway { rag: parts.rag, metrics, samples };
-        let server = http::serve(listener, gateway, workers)?;
-        Ok(Self { server, address, database: parts.database })
+        let server = http::serve(listener, Gateway { rag, metrics, samples }, workers)?;
+        Ok(Self { server, address })
     }
 
     /// Where it listens.
@@ -90,7 +82,7 @@ impl Application {
         self.address
     }
 
-    /// Serves until `stop` is done, lets running requests end, and stops what was started.
+    /// Serves until `stop` is done, then lets running requests end.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
         let handle = self.server.handle();
         let mut serving = tokio::spawn(self.server);
@@ -101,8 +93,15 @@ impl Application {
                 serving.await??;
             }
         }
-        self.database.stop().await
+        Ok(())
     }
+}
+
+/// The database in use.
+pub struct Database {
+    pub report: ServerReport,
+    url: SecretString,
+    embedded: Option<Supervised>,
 }
 
 impl Database {
@@ -122,15 +121,49 @@ impl Database {
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { embedded, report, url })
+        Ok(Self { embedded: embedded.map(Supervised::watch), report, url })
     }
 
     /// Stops the server where ragway started it.
     pub async fn stop(self) -> Result<()> {
         match self.embedded {
-            Some(server) => Ok(server.stop().await?),
+            Some(server) => server.stop().await,
             None => Ok(()),
         }
+    }
+}
+
+/// The embedded server with a task that starts it again when it ends unasked.
+struct Supervised {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<()>>,
+}
+
+/// How often the supervisor looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Supervised {
+    fn watch(mut server: EmbeddedPostgres) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    // Also when the sender is gone: then nobody uses the server any more.
+                    _ = &mut stopped => return Ok(server.stop().await?),
+                    () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                }
+                if let Err(error) = server.ensure_running().await {
+                    tracing::error!(%error, "PostgreSQL cannot be started again: {error}");
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> Result<()> {
+        // The task ends by itself only after this message.
+        let _ = self.stop.send(());
+        self.task.await?
     }
 }
 

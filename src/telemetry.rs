@@ -6,6 +6,10 @@ use tracing::subscriber::SetGlobalDefaultError;
 use tracing_bunyan_formatter::{BunyanFormattingLayer, JsonStorageLayer};
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt};
 
+/// Target of the line a request that is for a person to read; among bunyan
+/// lines the end of the request's span says the same in fields.
+pub const ACCESS: &str = "ragway::access";
+
 /// What is logged where `RUST_LOG` says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
@@ -24,12 +28,16 @@ pub fn start(verbosity: Verbosity) -> Result<(), SetGlobalDefaultError> {
         Verbosity::Requests => "info,refinery_core=warn,actix_server=warn,pdf_extract=error,lopdf=error",
         Verbosity::Warnings => "warn,pdf_extract=error,lopdf=error",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let text = match std::env::var("RAGWAY_LOG").as_deref() {
         Ok("json") => false,
         Ok("text") => true,
         _ => stderr().is_terminal(),
     };
+    let mut directives = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    if !text {
+        directives.push_str(&format!(",{ACCESS}=off"));
+    }
+    let filter = EnvFilter::new(directives);
     let subscriber = Registry::default().with(filter);
     if text {
         let lines = fmt::layer().with_writer(stderr).with_target(false).with_ansi(stderr().is_terminal());

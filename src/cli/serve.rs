@@ -50,9 +50,10 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<ExitCode> {
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
     let samples = if arguments.demo { ingest_demo(&parts).await? } else { Vec::new() };
-    let application = Application::start(listener, parts, config.workers, samples)?;
+    let application = Application::start(listener, parts.rag.clone(), config.workers, samples)?;
     announce(application.address(), arguments.demo);
     application.run_until(stop).await?;
+    parts.stop().await?;
     eprintln!("ragway has stopped");
     Ok(ExitCode::SUCCESS)
 }

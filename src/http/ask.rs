@@ -246,7 +246,7 @@ fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
         attempts: answer
             .attempts
             .into_iter()
-            .map(|attempt| AttemptBody { model: attempt.backend, error: attempt.error })
+            .map(|attempt| AttemptBody { model: attempt.backend, error: attempt.error.to_string() })
             .collect(),
         notes: answer.notes,
         elapsed_time: Elapsed::Fixed(answer.elapsed),

@@ -49,8 +49,8 @@ pub struct NewDocument {
 }
 
 /// One document, or several under `documents`.
-#[derive(Debug, ToSchema)]
-#[schema(untagged)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "describes the body in the OpenAPI document; `parse` below reads it")]
 pub enum NewDocuments {
     One(NewDocument),

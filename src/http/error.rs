@@ -58,6 +58,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
     }
 
+    /// 404 for a path that is none of ours.
+    pub fn not_found(path: &str) -> Self {
+        let detail = format!("there is nothing at {path}; the API is described at /docs");
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
     /// 413 with the limit.
     pub fn too_large(limit: usize) -> Self {
         let detail = format!("the body is larger than {limit} bytes (http.max_body_bytes); send less at once");

@@ -114,8 +114,7 @@ fn unmatched(request: &HttpRequest, document: &utoipa::openapi::OpenApi) -> ApiE
     let (method, path) = (request.method().as_str(), request.path());
     let allowed = openapi::methods_of(document, path);
     if allowed.is_empty() {
-        let detail = format!("there is nothing at {path}; the API is described at /docs");
-        return ApiError::new(actix_web::http::StatusCode::NOT_FOUND, "not_found", detail);
+        return ApiError::not_found(path);
     }
     ApiError::wrong_method(method, path, allowed.join(", "))
 }

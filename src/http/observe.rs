@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use actix_web::{
-    Error, HttpMessage,
+    Error,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::header::{HeaderName, HeaderValue},
@@ -14,6 +14,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Gateway;
+use crate::telemetry::ACCESS;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID_BYTES: usize = 64;
@@ -37,13 +38,16 @@ pub async fn observe(
     let method = request.method().clone();
     let path = request.path().to_owned();
     let gateway = request.app_data::<web::Data<Gateway>>().cloned();
-    let span = tracing::info_span!("request", request_id = %id, %method, path);
-    request.extensions_mut().insert(span.clone());
+    let span = tracing::info_span!(
+        "request",
+        request_id = %id,
+        %method,
+        path,
+        endpoint = tracing::field::Empty,
+        status = tracing::field::Empty,
+    );
     let called = CURRENT_ID.scope(id.clone(), next.call(request)).instrument(span.clone()).await;
-    let mut response = match called {
-        Ok(response) => response,
-        Err(error) => return Err(error),
-    };
+    let mut response = called?;
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -54,10 +58,9 @@ pub async fn observe(
         gateway.metrics.requests.with_label_values(&[endpoint.as_str(), status.as_str()]).inc();
         gateway.metrics.request_seconds.with_label_values(&[endpoint.as_str()]).observe(elapsed.as_secs_f64());
     }
-    let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
-    span.in_scope(|| {
-        tracing::info!(endpoint, status = status.as_u16(), elapsed_ms, "{method} {path}: {}", status.as_u16());
-    });
+    span.record("endpoint", endpoint).record("status", status.as_u16());
+    let elapsed_ms = elapsed.as_millis();
+    span.in_scope(|| tracing::info!(target: ACCESS, "{method} {path}: {}, {elapsed_ms} ms", status.as_u16()));
     Ok(response)
 }
 

@@ -1,18 +1,29 @@
 //! The question page and the Swagger UI.
 
-use actix_web::{HttpResponse, get, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, get, http::header, web};
 use serde_json::json;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::Gateway;
+use super::{Gateway, error::ApiError};
 
 /// Nothing from elsewhere, nothing inline: what a document says cannot run.
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
+/// Name, media type and content of what the page loads.
+const ASSETS: &[(&str, &str, &str)] = &[
+    ("style.css", "text/css; charset=utf-8", include_str!("ui/style.css")),
+    ("app.js", JAVASCRIPT, include_str!("ui/app.js")),
+    ("render.js", JAVASCRIPT, include_str!("ui/render.js")),
+    ("server.js", JAVASCRIPT, include_str!("ui/server.js")),
+    ("upload.js", JAVASCRIPT, include_str!("ui/upload.js")),
+    ("icon.svg", "image/svg+xml", include_str!("ui/icon.svg")),
+];
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// Adds the pages; they are not part of the published API.
 pub fn configure(config: &mut web::ServiceConfig, document: OpenApi) {
-    config.service(index).service(style).service(script).service(samples);
+    config.service(index).service(samples).service(assets);
     config.route("/docs", web::get().to(to_docs));
     let settings = Config::from("/openapi.json").try_it_out_enabled(true).display_request_duration(true);
     config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", document).config(settings));
@@ -23,14 +34,10 @@ async fn index() -> HttpResponse {
     asset("text/html; charset=utf-8", include_str!("ui/index.html"))
 }
 
-#[get("/ui/style.css")]
-async fn style() -> HttpResponse {
-    asset("text/css; charset=utf-8", include_str!("ui/style.css"))
-}
-
-#[get("/ui/app.js")]
-async fn script() -> HttpResponse {
-    asset("text/javascript; charset=utf-8", include_str!("ui/app.js"))
+#[get("/ui/{name}")]
+async fn assets(request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let found = ASSETS.iter().find(|(known, _, _)| *known == name.as_str());
+    found.map(|(_, media_type, body)| asset(media_type, body)).ok_or_else(|| ApiError::not_found(request.path()))
 }
 
 /// Questions that the page offers.

@@ -4,7 +4,7 @@
 //! against the passages before it leaves, so that what was streamed never has
 //! to be taken back.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use tokio::{sync::mpsc, time::timeout_at};
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     models::{
-        GenerateRequest, GeneratedPart, Generator, Message, ModelError, Speaker, Usage,
+        GenerateRequest, GeneratedPart, Generator, Message, ModelError, Usage,
         router::{Attempt, RouteError, Routed},
     },
     store::{Collection, Filter, FoundPassage, SearchEffort, TenantId},
@@ -303,11 +303,11 @@ impl Run {
         let (rag, sources) = (self.rag.clone(), self.sources.clone());
         let question = self.request.question.clone();
         let plan = move |backend: &dyn Generator| plan(&rag, &question, &sources, backend);
-        let routed = timeout_at(self.deadline, self.rag.answers.generate(&plan, wanted.as_deref())).await;
+        let routed = timeout_at(self.deadline, self.rag.answers.generate(plan, wanted.as_deref())).await;
         let outcome = match routed {
             Ok(Ok(routed)) => self.read(routed).await?,
             Ok(Err(error)) => {
-                if let RouteError::AllFailed(attempts) = error {
+                if let RouteError::AllFailed { attempts } = error {
                     self.attempts = attempts;
                 }
                 Generation::Nothing
@@ -336,7 +336,7 @@ impl Run {
                 Ok(Some(Ok(part))) => part,
                 Ok(Some(Err(error))) => {
                     tracing::warn!(backend = routed.backend, %error, "the backend failed while it wrote");
-                    self.attempts.push(Attempt { backend: routed.backend.clone(), error: error.to_string() });
+                    self.attempts.push(Attempt { backend: routed.backend.clone(), error });
                     break;
                 }
                 Ok(None) => break,

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use minijinja::{Environment, UndefinedBehavior, Value, context};
+use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, Value, context};
 
 use super::RagError;
 use crate::models::{Message, Speaker};
@@ -32,8 +32,8 @@ impl Prompts {
     pub fn load(folder: Option<&Path>) -> Result<Self, RagError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(problem)?;
+        environment.set_syntax(syntax);
         let built_in = [
             (SYSTEM, include_str!("../../prompts/answer.system.jinja")),
             (USER, include_str!("../../prompts/answer.user.jinja")),

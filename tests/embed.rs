@@ -1,0 +1,82 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{TestApp, embedder, good, problem};
+use ragway::models::TextRole;
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
+#[tokio::test]
+async fn vectors_have_the_documented_shape() {
+    let app = TestApp::start().await;
+    for path in ["/api/v1/embed", "/api/v1/embed/text-embedding", "/embed/text-embedding"] {
+        let texts = json!({"texts": ["When does the ferry leave?", "A bicycle costs 3 euros."]});
+        let body = good(app.post(path).json(&texts).send().await.unwrap()).await;
+        assert_eq!((&body["count"], &body["dimension"]), (&json!(2), &json!(384)), "{path}");
+        assert_eq!(body["model"], "all-MiniLM-L6-v2");
+        assert_eq!(body["space"], "all-MiniLM-L6-v2@53aa51172d14:mean:l2:fp32");
+        assert!(body["elapsed_time"].as_f64().unwrap() > 0.0);
+        let vector = floats(&body["embeddings"][0]);
+        assert!((cosine(&vector, &vector) - 1.0).abs() < 1e-6);
+        assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-4, "not normalised");
+    }
+    let named = json!({"texts": ["a"], "model_name": "all-MiniLM-L6-v2"});
+    good(app.post("/api/v1/embed").json(&named).send().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_text_longer_than_the_model_reads_is_reported() {
+    let app = TestApp::start().await;
+    let long = "ferry ".repeat(400);
+    let body = json!({"texts": ["short", long]});
+    let body = good(app.post("/api/v1/embed").json(&body).send().await.unwrap()).await;
+    assert_eq!(body["truncated"], json!([1]));
+}
+
+#[tokio::test]
+async fn wrong_requests_are_told_what_is_wrong() {
+    let app = TestApp::start().await;
+    let send = async |path: &str, body: Value| app.post(path).json(&body).send().await.unwrap();
+    let told = problem(send("/embed/audio", json!({"texts": ["a"]})).await, 400, "unknown_model").await;
+    assert!(told["detail"].as_str().unwrap().starts_with("Unknown model type: audio"));
+    let unknown = json!({"texts": ["a"], "model_name": "gpt"});
+    problem(send("/api/v1/embed", unknown).await, 400, "unknown_model").await;
+    problem(send("/api/v1/embed", json!({"texts": []})).await, 400, "invalid_request").await;
+    let told = problem(send("/api/v1/embed", json!({"texts": ["a", " "]})).await, 400, "invalid_request").await;
+    assert!(told["detail"].as_str().unwrap().contains("texts[1]"));
+    let many = json!({"texts": vec!["a"; 2049]});
+    let told = problem(send("/api/v1/embed", many).await, 400, "invalid_request").await;
+    assert!(told["detail"].as_str().unwrap().contains("2048"));
+}
+
+/// The reference vectors come from sentence-transformers; `tests/golden/make_minilm.py` makes them.
+#[tokio::test]
+async fn vectors_equal_those_of_sentence_transformers() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/minilm.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    let texts: Vec<String> = cases.iter().map(|case| case["text"].as_str().unwrap().to_owned()).collect();
+    let embedded = embedder().await.embed(texts, TextRole::Passage).await.unwrap();
+    assert!(cases.len() >= 20);
+    for (case, vector) in cases.iter().zip(&embedded.vectors) {
+        let cosine = cosine(&floats(&case["vector"]), vector);
+        assert!(cosine > 0.9999, "{cosine}: {}", case["text"]);
+    }
+}
+
+#[tokio::test]
+async fn a_vector_does_not_depend_on_its_neighbours() {
+    let embedder = embedder().await;
+    let alone = embedder.embed(vec!["A bicycle costs 3 euros.".into()], TextRole::Passage).await.unwrap();
+    let texts = vec!["ferry ".repeat(200), "A bicycle costs 3 euros.".into(), "x".into()];
+    let together = embedder.embed(texts, TextRole::Passage).await.unwrap();
+    assert!(cosine(&alone.vectors[0], &together.vectors[1]) > 0.999_99);
+}

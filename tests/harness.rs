@@ -1,0 +1,281 @@
+//! A running ragway for each test, on a database of its own.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use ragway::{
+    app::{Application, postgres_wheel},
+    assets::Assets,
+    config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
+    models::{Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator, router::AnswerRouter},
+    rag::{Rag, prompts::Prompts},
+    store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
+};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+/// What a test changes before ragway starts.
+pub struct Setup {
+    pub catalog: Catalog,
+    pub backends: Vec<Arc<dyn Generator>>,
+    /// Reaches the database through a connection that the test can cut.
+    pub through_proxy: bool,
+}
+
+/// A running ragway.
+pub struct TestApp {
+    pub url: String,
+    pub client: reqwest::Client,
+    pub rag: Rag,
+    pub proxy: Option<Proxy>,
+    /// The database, as its owner.
+    pub admin_url: SecretString,
+}
+
+impl TestApp {
+    /// With the built-in catalog and without answer backends.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Setup)) -> Self {
+        let mut setup = Setup { catalog: catalog(), backends: Vec::new(), through_proxy: false };
+        change(&mut setup);
+        let (url, admin_url) = fresh_database().await;
+        let (url, proxy) = if setup.through_proxy {
+            let (proxied, proxy) = Proxy::before(&url).await;
+            (proxied, Some(proxy))
+        } else {
+            (url, None)
+        };
+        let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
+        let store = Store::connect(&url, &pool).await.unwrap();
+        let embedders = Embedders::new([("text-embedding".to_owned(), embedder().await)].into());
+        let answers = AnswerRouter::new(setup.backends);
+        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap());
+        rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
+        let url = format!("http://{}", application.address());
+        tokio::spawn(application.run_until(std::future::pending()));
+        Self { url, client: reqwest::Client::new(), rag, proxy, admin_url }
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("{}{path}", self.url))
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url))
+    }
+
+    pub fn delete(&self, path: &str) -> RequestBuilder {
+        self.client.delete(format!("{}{path}", self.url))
+    }
+
+    pub async fn search(&self, body: Value) -> Response {
+        self.post("/api/v1/search").json(&body).send().await.unwrap()
+    }
+
+    pub async fn ask(&self, body: Value) -> Response {
+        self.post("/api/v1/ask").json(&body).send().await.unwrap()
+    }
+
+    /// Stores one document and returns what was said of it.
+    pub async fn store(&self, document: Value) -> Value {
+        let response = self.post("/api/v1/documents").json(&document).send().await.unwrap();
+        let body = good(response).await;
+        body["documents"][0].clone()
+    }
+
+    /// Three short documents about a ferry.
+    pub async fn store_ferry(&self) {
+        let documents = json!({"documents": [
+            {"content": "# Fares\n\nA bicycle costs 3 euros each way. Children under six travel free.",
+             "external_id": "fares", "metadata": {"topic": "money", "year": 2026}},
+            {"content": "# Timetable\n\nThe first ferry leaves Nordby at 06:40. The last one leaves at 22:15.",
+             "external_id": "times", "metadata": {"topic": "time", "year": 2025}},
+            {"content": "# Pets\n\nDogs are welcome on the car deck. They are not allowed in the saloon.",
+             "external_id": "pets", "source": "https://ferry.example/pets", "metadata": {"topic": "animals", "year": 2024}},
+        ]});
+        let response = self.post("/api/v1/documents").json(&documents).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED);
+    }
+}
+
+/// The body of a response that must be a success.
+pub async fn good(response: Response) -> Value {
+    let (status, url) = (response.status(), response.url().clone());
+    let body = response.text().await.unwrap();
+    assert!(status.is_success(), "{url}: {status} {body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{url}: {error}: {body}"))
+}
+
+/// The problem of a response that must be one, with its shape checked.
+pub async fn problem(response: Response, status: u16, code: &str) -> Value {
+    let (got, url, headers) = (response.status().as_u16(), response.url().clone(), response.headers().clone());
+    let body = response.text().await.unwrap();
+    assert_eq!(got, status, "{url}: {body}");
+    assert_eq!(headers["content-type"], "application/problem+json", "{url}: {body}");
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(problem["code"], code, "{url}: {body}");
+    assert_eq!(problem["status"], status);
+    assert_eq!(problem["request_id"], headers["x-request-id"].to_str().unwrap(), "{url}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{url}: {body}");
+    problem
+}
+
+/// The built-in catalog.
+pub fn catalog() -> Catalog {
+    Catalog::parse(BUILT_IN, "models.toml").unwrap()
+}
+
+/// Where test runs keep what they fetch.
+pub fn home() -> Home {
+    let cache = std::env::var("RAGWAY_TEST_CACHE").map_or_else(
+        |_| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target").join("test-cache"),
+        PathBuf::from,
+    );
+    Home { cache, data: temporary_folder().to_owned() }
+}
+
+fn assets() -> Assets {
+    Assets::new(&home(), false).unwrap()
+}
+
+/// all-MiniLM-L6-v2, loaded once for all tests.
+pub async fn embedder() -> Arc<dyn Embedder> {
+    static EMBEDDER: OnceCell<Arc<dyn Embedder>> = OnceCell::const_new();
+    let load = || async {
+        let entry = catalog().embedders.remove(0);
+        let folder = assets().obtain(&entry.name, &entry.files, &entry.sources).await.unwrap();
+        let embedder = tokio::task::spawn_blocking(move || BertEmbedder::load(&entry, &folder)).await.unwrap();
+        Arc::new(embedder.unwrap()) as Arc<dyn Embedder>
+    };
+    Arc::clone(EMBEDDER.get_or_init(load).await)
+}
+
+/// SmolLM2, loaded once for all tests.
+pub async fn local_llm() -> Arc<dyn Generator> {
+    static LLM: OnceCell<Arc<dyn Generator>> = OnceCell::const_new();
+    let load = || async {
+        let (entry, folder) = smollm2().await;
+        Arc::new(GgufGenerator::load(&entry, &folder).await.unwrap()) as Arc<dyn Generator>
+    };
+    Arc::clone(LLM.get_or_init(load).await)
+}
+
+/// The catalog entry and the weights of SmolLM2.
+pub async fn smollm2() -> (GgufEntry, PathBuf) {
+    let Some(LlmEntry::Candle(entry)) = catalog().llm("smollm2-135m-instruct").cloned() else {
+        panic!("the catalog has no SmolLM2")
+    };
+    let folder = assets().obtain(&entry.name, &entry.files, &entry.sources).await.unwrap();
+    (entry, folder)
+}
+
+/// URLs of the application and of the owner on a new, migrated database.
+pub async fn fresh_database() -> (SecretString, SecretString) {
+    let (url, admin_url) = server().await;
+    let name = format!("test_{}", Uuid::now_v7().simple());
+    execute(admin_url, &format!("CREATE DATABASE {name}")).await;
+    let (url, admin_url) = (at_database(url, &name), at_database(admin_url, &name));
+    migrate(&admin_url, Some("ragway")).await.unwrap();
+    (url, admin_url)
+}
+
+/// Runs statements as this URL's role.
+pub async fn execute(url: &SecretString, statements: &str) {
+    let (client, connection) =
+        tokio_postgres::connect(url.expose_secret(), tokio_postgres::NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    client.batch_execute(statements).await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+}
+
+/// One server for the test run. It ends with this process: see `store::embedded`.
+async fn server() -> &'static (SecretString, SecretString) {
+    static SERVER: OnceCell<(SecretString, SecretString)> = OnceCell::const_new();
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let start = || async {
+        let pg0 = assets().obtain_postgres(postgres_wheel(&catalog()).unwrap()).await.unwrap();
+        // Each test has a runtime that ends with it; the server must not.
+        let runtime = RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().unwrap());
+        let started = runtime.spawn(async move { EmbeddedPostgres::start(&home(), &pg0).await.unwrap() });
+        let server = Box::leak(Box::new(started.await.unwrap()));
+        (server.url(), server.admin_url())
+    };
+    SERVER.get_or_init(start).await
+}
+
+fn temporary_folder() -> &'static std::path::Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
+fn at_database(url: &SecretString, name: &str) -> SecretString {
+    let mut url = url::Url::parse(url.expose_secret()).unwrap();
+    url.set_path(name);
+    url.to_string().into()
+}
+
+/// A TCP proxy before the database that can be cut and mended.
+pub struct Proxy {
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Proxy {
+    async fn before(url: &SecretString) -> (SecretString, Self) {
+        let mut url = url::Url::parse(url.expose_secret()).unwrap();
+        let target = format!("127.0.0.1:{}", url.port().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+        let (open, state) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let (target, mut state) = (target.clone(), state.clone());
+                tokio::spawn(async move {
+                    if !*state.borrow() {
+                        return;
+                    }
+                    let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = state.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        (url.to_string().into(), Self { open })
+    }
+
+    /// Cuts every connection and refuses new ones.
+    pub fn cut(&self) {
+        self.open.send(false).unwrap();
+    }
+
+    /// Lets connections through again.
+    pub fn mend(&self) {
+        self.open.send(true).unwrap();
+    }
+}
+
+/// Repeats until it holds, for at most ten seconds.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within ten seconds: {what}");
+}

@@ -1,0 +1,19 @@
+//! The whole of ragway against a real PostgreSQL and real weights; only remote
+//! LLMs are replaced, by a mock server.
+//!
+//! The first run fetches what is missing into `target/test-cache` (or
+//! `RAGWAY_TEST_CACHE`).
+
+mod harness;
+
+mod architecture;
+mod ask;
+mod collections;
+mod database;
+mod documents;
+mod embed;
+mod errors;
+mod http;
+mod local_model;
+mod openapi;
+mod search;

@@ -1,0 +1,112 @@
+use serde_json::{Value, json};
+
+use crate::harness::{TestApp, execute, good, problem};
+
+async fn ids(app: &TestApp, body: Value) -> Vec<String> {
+    let body = good(app.search(body).await).await;
+    let results = body["results"].as_array().unwrap();
+    assert_eq!(body["count"], results.len());
+    results.iter().map(|result| result["external_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn the_nearest_passage_comes_first_with_its_document() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let body = good(app.search(json!({"query": "What does a bicycle cost?", "k": 2, "threshold": -1.0})).await).await;
+    let first = &body["results"][0];
+    assert_eq!(first["external_id"], "fares");
+    assert_eq!(first["title"], "Fares");
+    assert!(first["content"].as_str().unwrap().contains("3 euros"));
+    assert!(first["similarity"].as_f64().unwrap() > body["results"][1]["similarity"].as_f64().unwrap());
+    assert_eq!(body["count"], 2);
+}
+
+#[tokio::test]
+async fn the_threshold_defaults_to_that_of_the_model() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    assert!(ids(&app, json!({"query": "quantum chromodynamics of gluons"})).await.is_empty());
+    assert_eq!(ids(&app, json!({"query": "quantum chromodynamics", "threshold": -1.0})).await.len(), 3);
+}
+
+#[tokio::test]
+async fn filters_select_and_never_lose_rows() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let found = async |filters: Value| {
+        let mut found = ids(&app, json!({"query": "ferry", "threshold": -1.0, "filters": filters})).await;
+        found.sort();
+        found
+    };
+    assert_eq!(found(json!({"topic": "time"})).await, ["times"]);
+    assert_eq!(found(json!({"topic": "time", "year": 1999})).await, [""; 0]);
+    assert_eq!(found(json!({"type": "gte", "key": "year", "value": 2025})).await, ["fares", "times"]);
+    assert_eq!(found(json!({"type": "ne", "key": "topic", "value": "time"})).await, ["fares", "pets"]);
+    assert_eq!(found(json!({"type": "nin", "key": "missing", "value": [1]})).await.len(), 3);
+    let nested = json!({"type": "or", "filters": [
+        {"type": "eq", "key": "topic", "value": "money"},
+        {"type": "and", "filters": [{"type": "lt", "key": "year", "value": 2025},
+                                    {"type": "in", "key": "topic", "value": ["animals", "x"]}]}]});
+    assert_eq!(found(nested).await, ["fares", "pets"]);
+    // A number is not less than a text.
+    assert!(found(json!({"type": "lt", "key": "topic", "value": 5})).await.is_empty());
+}
+
+#[tokio::test]
+async fn sql_in_a_filter_is_only_text() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let attack = "' OR true); DROP TABLE passages; --";
+    for filters in [
+        json!({attack: attack}),
+        json!({"type": "eq", "key": attack, "value": attack}),
+        json!({"type": "gt", "key": attack, "value": attack}),
+        json!({"type": "in", "key": attack, "value": [attack]}),
+    ] {
+        assert!(ids(&app, json!({"query": "ferry", "threshold": -1.0, "filters": filters})).await.is_empty());
+    }
+    assert_eq!(ids(&app, json!({"query": "ferry", "threshold": -1.0})).await.len(), 3);
+}
+
+#[tokio::test]
+async fn wrong_requests_are_told_what_is_wrong() {
+    let app = TestApp::start().await;
+    let wrong = async |body: Value| problem(app.search(body).await, 400, "invalid_request").await;
+    for k in [0, -1, 1001] {
+        assert!(wrong(json!({"query": "a", "k": k})).await["detail"].as_str().unwrap().starts_with("k:"));
+    }
+    wrong(json!({"query": "  "})).await;
+    wrong(json!({"query": "a\u{0}b"})).await;
+    wrong(json!({"query": "a", "threshold": 2.0})).await;
+    wrong(json!({"query": 5})).await;
+    wrong(json!({"query": "a", "treshold": 0.5})).await;
+    wrong(json!({"query": "a".repeat(40_000)})).await;
+    let told = wrong(json!({"query": "a", "filters": {"type": "like", "key": "a", "value": "b"}})).await;
+    assert!(told["detail"].as_str().unwrap().contains("unknown operator `like`"));
+    problem(app.search(json!({"query": "a", "collection": "none"})).await, 404, "unknown_collection").await;
+}
+
+/// A filter that few rows pass, over many rows, through the index.
+#[tokio::test]
+async fn a_selective_filter_finds_its_rows_through_the_index() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    // Copies of one passage with random vectors: enough that the planner takes the index.
+    execute(
+        &app.admin_url,
+        "INSERT INTO passages (id, tenant_id, collection_id, space_id, document_id, ordinal, content, metadata, embedding)
+         SELECT gen_random_uuid(), p.tenant_id, p.collection_id, p.space_id, p.document_id, 1000 + n, 'copy',
+                jsonb_build_object('rare', n % 100 = 0),
+                (SELECT array_agg(random() - 0.5 + n * 0)::real[]::vector(384) FROM generate_series(1, 384))
+         FROM (SELECT * FROM passages LIMIT 1) p, generate_series(1, 6000) n;
+         ANALYZE passages",
+    )
+    .await;
+    let found = async |exact: bool| {
+        let body = json!({"query": "ferry", "k": 20, "threshold": -1.0, "filters": {"rare": true}, "exact": exact});
+        ids(&app, body).await.len()
+    };
+    assert_eq!(found(true).await, 20);
+    assert_eq!(found(false).await, 20);
+}
