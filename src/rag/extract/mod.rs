@@ -6,10 +6,12 @@
 
 mod decode;
 mod detect;
+mod dom;
 mod html;
+mod layout;
 mod paragraphs;
 mod pdf;
-mod pdf_guard;
+mod preflight;
 mod tidy;
 
 use std::fmt;
