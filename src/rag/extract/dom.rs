@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use html5ever::tendril::TendrilSink;
 use htmd::Node;
+use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{NodeData, RcDom};
 
 use super::ExtractError;
@@ -18,8 +18,8 @@ const PIECE: usize = 4096;
 /// Elements that hold no text of the page.
 const DROPPED: &[&str] = &[
     "script", "style", "template", "noscript", "nav", "footer", "iframe", "object", "embed", "svg", "math",
-    "canvas", "audio", "video", "button", "select", "input", "textarea", "datalist", "dialog", "link", "meta",
-    "title",
+    "canvas", "audio", "video", "button", "select", "input", "textarea", "datalist", "dialog", "link",
+    "meta", "title",
 ];
 
 /// ARIA roles of the parts around the content.
@@ -112,7 +112,8 @@ fn head_title(head: &Node) -> Option<String> {
 
 fn is_dropped(node: &Node) -> bool {
     let Some(tag) = tag(node) else { return matches!(node.data, NodeData::Comment { .. }) };
-    let has = |name: &str, values: &[&str]| attribute(node, name).is_some_and(|v| values.contains(&v.as_str()));
+    let has =
+        |name: &str, values: &[&str]| attribute(node, name).is_some_and(|v| values.contains(&v.as_str()));
     DROPPED.contains(&tag)
         || attribute(node, "hidden").is_some()
         || has("aria-hidden", &["true"])

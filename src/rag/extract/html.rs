@@ -90,7 +90,11 @@ fn close_up_rows(markdown: &str) -> String {
         let is_row = !in_code && line.starts_with('|') && line.ends_with('|');
         let blank_lines = if is_row && after_row { 0 } else { pending };
         out.extend(std::iter::repeat_n('\n', blank_lines));
-        if in_code || is_fence { out.push_str(line) } else { push_collapsed(&mut out, line) }
+        if in_code || is_fence {
+            out.push_str(line)
+        } else {
+            push_collapsed(&mut out, line)
+        }
         out.push('\n');
         in_code ^= is_fence;
         (after_row, pending) = (is_row, 0);
@@ -166,7 +170,9 @@ mod tests {
         let refused = Err(ExtractError::TooDeep { limit: dom::MAX_DEPTH });
         assert_eq!(extract(&nested("<div>", 100_000)), refused);
         assert_eq!(extract(&format!("{}{}y", nested("<div>", 600), "</div>".repeat(600))), refused);
-        for (tags, levels) in [("<div>", 1), ("<ul><li>", 2), ("<table><tr><td>", 4), ("<a href='http://x'><b>", 2)] {
+        for (tags, levels) in
+            [("<div>", 1), ("<ul><li>", 2), ("<table><tr><td>", 4), ("<a href='http://x'><b>", 2)]
+        {
             let deep = nested(tags, (dom::MAX_DEPTH - 8) / levels);
             let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(move || text(&deep));
             assert!(thread.unwrap().join().unwrap().contains('x'), "{tags}");

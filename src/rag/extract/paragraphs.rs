@@ -129,7 +129,10 @@ fn append(text: &mut String, next: &str, words: &Words) {
     let right = next.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
     if left.is_empty() && !before.ends_with(|c: char| c.is_numeric()) {
         text.push(' ');
-    } else if next.starts_with(char::is_lowercase) && !left.is_empty() && !is_compound(before, left, right, words) {
+    } else if next.starts_with(char::is_lowercase)
+        && !left.is_empty()
+        && !is_compound(before, left, right, words)
+    {
         text.truncate(before.len());
     }
     text.push_str(next);
@@ -204,7 +207,10 @@ mod tests {
 
     #[test]
     fn meant_breaks_stay() {
-        assert_eq!(joined(&["Harbour Road 4", "Oster", "a much longer line of the block"]).lines().count(), 3);
+        assert_eq!(
+            joined(&["Harbour Road 4", "Oster", "a much longer line of the block"]).lines().count(),
+            3
+        );
         let list = ["Bring warm clothes, water, and", "• a passport or a card that", "shows it", "2. a coat"];
         assert_eq!(joined(&list).lines().count(), 3);
         assert_eq!(joined(&["Name  Age", "Ann   20"]).lines().count(), 2);
@@ -217,7 +223,10 @@ mod tests {
             joined(&["they are long-term plans so", "they call this plan a long-", "term plan"]),
             "they are long-term plans so they call this plan a long-term plan"
         );
-        assert_eq!(joined(&["the town and its state-of-the-", "art hall"]), "the town and its state-of-the-art hall");
+        assert_eq!(
+            joined(&["the town and its state-of-the-", "art hall"]),
+            "the town and its state-of-the-art hall"
+        );
         assert_eq!(joined(&["the people of Saint-", "Denis came"]), "the people of Saint-Denis came");
         assert_eq!(joined(&["between the years 1990-", "1995 they"]), "between the years 1990-1995 they");
     }

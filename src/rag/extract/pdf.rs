@@ -61,7 +61,9 @@ fn title(document: &Document) -> Option<String> {
     let title = decode_text_string(title).ok()?;
     let title = title.split_whitespace().collect::<Vec<_>>().join(" ").replace('\0', "");
     let lower = title.to_lowercase();
-    let is_made_up = lower.starts_with("microsoft word -") || lower.starts_with("untitled") || lower.starts_with("slide 1");
+    let is_made_up = lower.starts_with("microsoft word -")
+        || lower.starts_with("untitled")
+        || lower.starts_with("slide 1");
     (!title.is_empty() && !is_made_up).then_some(title)
 }
 

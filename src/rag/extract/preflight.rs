@@ -97,7 +97,9 @@ fn check_page_tree(document: &Document) -> Result<(), &'static str> {
 
 fn check_forms(document: &Document) -> Result<(), &'static str> {
     let is_form = |object: &Object| {
-        object.as_stream().is_ok_and(|s| s.dict.get(b"Subtype").and_then(Object::as_name).is_ok_and(|n| n == b"Form"))
+        object
+            .as_stream()
+            .is_ok_and(|s| s.dict.get(b"Subtype").and_then(Object::as_name).is_ok_and(|n| n == b"Form"))
     };
     let mut drawn: HashMap<ObjectId, Vec<ObjectId>> = HashMap::new();
     for (id, object) in document.objects.iter().filter(|(_, object)| is_form(object)) {
@@ -110,7 +112,8 @@ fn check_forms(document: &Document) -> Result<(), &'static str> {
             continue;
         };
         let named = dictionary(document, resources, b"XObject");
-        let ids = named.into_iter().flat_map(|d| d.iter()).filter_map(|(_, object)| object.as_reference().ok());
+        let ids =
+            named.into_iter().flat_map(|d| d.iter()).filter_map(|(_, object)| object.as_reference().ok());
         drawn.insert(*id, ids.filter(|id| document.get_object(*id).is_ok_and(is_form)).collect());
     }
     let mut depths = HashMap::new();
