@@ -1,42 +1,22 @@
 //! HTML to Markdown: the main content, without scripts, menus and hidden parts.
 
-use std::rc::Rc;
-
 use htmd::element_handler::{HandlerResult, Handlers};
-use htmd::options::{BrStyle, BulletListMarker, HrStyle, Options};
-use htmd::{Element, HtmlToMarkdown, Node};
-use markup5ever_rcdom::NodeData;
+use htmd::options::{BrStyle, BulletListMarker, Options};
+use htmd::{Element, HtmlToMarkdown};
 
+use super::dom::{self, attribute, tag};
 use super::{ExtractError, Extracted, Format, finish, tidy};
-
-/// The converter recurses, so that deeper trees could exhaust a thread's stack.
-/// Browsers stop nesting at 512 levels.
-const MAX_DEPTH: usize = 512;
-
-/// Elements that hold no text of the page.
-const DROPPED: &[&str] = &[
-    "script", "style", "template", "noscript", "nav", "footer", "iframe", "object", "embed", "svg", "math",
-    "canvas", "audio", "video", "button", "select", "input", "textarea", "datalist", "dialog", "link", "meta",
-    "title",
-];
-
-/// ARIA roles of the parts around the content.
-const DROPPED_ROLES: &[&str] = &["navigation", "contentinfo", "search", "menu", "menubar"];
 
 /// Reads a page as Markdown.
 pub(super) fn extract(html: &str) -> Result<Extracted, ExtractError> {
-    let converter = converter();
-    let document = converter.html_to_tree(html).map_err(|_| ExtractError::Empty)?;
-    let outline = prune(&document)?;
-    let body = outline.main.as_ref().filter(|main| !text_of(main).is_empty()).unwrap_or(&document);
-    let text = tidy::tidy(&converter.tree_to_markdown(body));
-    finish(outline.title.or(outline.heading), text, Format::Html)
+    let page = dom::read(html)?;
+    let markdown = converter().tree_to_markdown(&page.content);
+    finish(page.title, tidy::tidy(&close_up_rows(&markdown)), Format::Html)
 }
 
 fn converter() -> HtmlToMarkdown {
     HtmlToMarkdown::builder()
         .options(Options {
-            hr_style: HrStyle::Dashes,
             br_style: BrStyle::TwoSpaces,
             bullet_list_marker: BulletListMarker::Dash,
             ul_bullet_spacing: 1,
@@ -46,6 +26,8 @@ fn converter() -> HtmlToMarkdown {
         .add_handler(vec!["a"], link)
         .add_handler(vec!["img"], image)
         .add_handler(vec!["tr"], row)
+        .add_handler(vec!["strong", "b", "em", "i"], plain)
+        .add_handler(vec!["hr"], rule)
         .build()
 }
 
@@ -63,6 +45,15 @@ fn link(handlers: &dyn Handlers, element: Element) -> Option<HandlerResult> {
 /// A picture is its description.
 fn image(_: &dyn Handlers, element: Element) -> Option<HandlerResult> {
     attribute(element.node, "alt").map(|alt| alt.trim().to_owned().into())
+}
+
+/// Emphasis would only get in the way of search and quotation.
+fn plain(handlers: &dyn Handlers, element: Element) -> Option<HandlerResult> {
+    Some(handlers.walk_children(element.node))
+}
+
+fn rule(_: &dyn Handlers, _: Element) -> Option<HandlerResult> {
+    Some("\n\n---\n\n".into())
 }
 
 /// A row of a table without header cells; the others do not come here.
@@ -85,86 +76,42 @@ fn row(handlers: &dyn Handlers, element: Element) -> Option<HandlerResult> {
     })
 }
 
-/// What a walk over the document finds.
-#[derive(Default)]
-struct Outline {
-    title: Option<String>,
-    heading: Option<String>,
-    main: Option<Rc<Node>>,
-}
-
-/// Removes what is not content and notes titles and the main part.
-///
-/// A loop with a stack of its own: the tree may be of any depth.
-fn prune(document: &Rc<Node>) -> Result<Outline, ExtractError> {
-    let mut outline = Outline::default();
-    let mut open = vec![(Rc::clone(document), 0)];
-    while let Some((node, depth)) = open.pop() {
-        if depth > MAX_DEPTH {
-            return Err(ExtractError::TooDeep { limit: MAX_DEPTH });
+/// Takes the blank lines out from between table rows, and runs of blanks out of
+/// everything but code.
+fn close_up_rows(markdown: &str) -> String {
+    let mut out = String::with_capacity(markdown.len());
+    let (mut in_code, mut after_row, mut pending) = (false, false, 0);
+    for line in markdown.lines() {
+        let is_fence = line.trim_start().starts_with("```");
+        if !in_code && line.trim().is_empty() {
+            pending += 1;
+            continue;
         }
-        let slot = match tag(&node) {
-            Some("head") => {
-                outline.title = outline.title.or_else(|| head_title(&node));
-                None
-            }
-            Some("h1") => Some(&mut outline.heading),
-            _ => None,
-        };
-        if let Some(slot) = slot
-            && slot.is_none()
-        {
-            *slot = Some(text_of(&node)).filter(|text| !text.is_empty());
+        let is_row = !in_code && line.starts_with('|') && line.ends_with('|');
+        let blank_lines = if is_row && after_row { 0 } else { pending };
+        out.extend(std::iter::repeat_n('\n', blank_lines));
+        if in_code || is_fence {
+            out.push_str(line)
+        } else {
+            push_collapsed(&mut out, line)
         }
-        let is_main = tag(&node) == Some("main") || attribute(&node, "role").as_deref() == Some("main");
-        if is_main && outline.main.is_none() {
-            outline.main = Some(Rc::clone(&node));
-        }
-        node.children.borrow_mut().retain(|child| !is_dropped(child));
-        open.extend(node.children.borrow().iter().rev().map(|child| (Rc::clone(child), depth + 1)));
+        out.push('\n');
+        in_code ^= is_fence;
+        (after_row, pending) = (is_row, 0);
     }
-    Ok(outline)
+    out
 }
 
-fn head_title(head: &Node) -> Option<String> {
-    let children = head.children.borrow();
-    let title = children.iter().find(|child| tag(child) == Some("title"))?;
-    Some(text_of(title)).filter(|text| !text.is_empty())
-}
-
-fn is_dropped(node: &Node) -> bool {
-    let Some(tag) = tag(node) else { return matches!(node.data, NodeData::Comment { .. }) };
-    let has = |name: &str, values: &[&str]| attribute(node, name).is_some_and(|v| values.contains(&v.as_str()));
-    DROPPED.contains(&tag)
-        || attribute(node, "hidden").is_some()
-        || has("aria-hidden", &["true"])
-        || has("role", DROPPED_ROLES)
-}
-
-fn tag(node: &Node) -> Option<&str> {
-    match &node.data {
-        NodeData::Element { name, .. } => Some(&name.local),
-        _ => None,
-    }
-}
-
-fn attribute(node: &Node, name: &str) -> Option<String> {
-    let NodeData::Element { attrs, .. } = &node.data else { return None };
-    let attrs = attrs.borrow();
-    attrs.iter().find(|attr| &*attr.name.local == name).map(|attr| attr.value.to_string())
-}
-
-/// The text under a node, blanks collapsed.
-fn text_of(node: &Rc<Node>) -> String {
-    let mut text = String::new();
-    let mut open = vec![Rc::clone(node)];
-    while let Some(node) = open.pop() {
-        if let NodeData::Text { contents } = &node.data {
-            text.push_str(&contents.borrow());
+/// Keeps the indentation, then one blank between words.
+fn push_collapsed(out: &mut String, line: &str) {
+    let text = line.trim_start_matches(' ');
+    out.push_str(&line[..line.len() - text.len()]);
+    for (index, word) in text.split_whitespace().enumerate() {
+        if index > 0 {
+            out.push(' ');
         }
-        open.extend(node.children.borrow().iter().rev().cloned());
+        out.push_str(word);
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -201,29 +148,34 @@ mod tests {
     fn structure_stays_readable() {
         let page = "<h2>Fares</h2><ul><li>one</li><li>two<ol><li>x</li></ol></li></ul>\
             <p>See <a href='https://example.org/a'>the list</a> or <a href='#top'>above</a>.</p>\
-            <p>a<br>b</p><pre><code>let a = 1;\n  b</code></pre><p><img src=x alt='A ferry'></p>";
+            <p>a <b>bold</b><br>b&nbsp; c</p><hr><pre><code>let a = 1;\n  b</code></pre><p><img src=x alt='A ferry'></p>";
         assert_eq!(
             text(page),
             "## Fares\n\n- one\n- two\n  1. x\n\nSee [the list](https://example.org/a) or above.\n\n\
-             a\nb\n\n```\nlet a = 1;\n  b\n```\n\nA ferry"
+             a bold\nb c\n\n---\n\n```\nlet a = 1;\n  b\n```\n\nA ferry"
         );
     }
 
     #[test]
     fn tables_keep_a_row_on_a_line() {
         let with_head = "<table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>";
-        let lines: Vec<String> = text(with_head).lines().map(|line| line.replace(' ', "")).collect();
-        assert_eq!(lines, ["|A|B|", "|---|---|", "|1|2|"]);
+        assert_eq!(text(with_head), "| A | B |\n| - | - |\n| 1 | 2 |");
         let without = "<table><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr></table>";
-        assert_eq!(text(without).replace("\n\n", "\n"), "| 1 | 2 |\n| 3 | 4 |");
+        assert_eq!(text(without), "| 1 | 2 |\n| 3 | 4 |");
     }
 
     #[test]
     fn deep_nesting_is_refused_and_allowed_depth_fits_a_small_stack() {
-        let nested = |levels: usize| format!("{}x{}", "<div>".repeat(levels), "</div>".repeat(levels));
-        assert_eq!(extract(&nested(100_000)), Err(ExtractError::TooDeep { limit: MAX_DEPTH }));
-        let deep = nested(MAX_DEPTH - 4);
-        let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(move || text(&deep));
-        assert_eq!(thread.unwrap().join().unwrap(), "x");
+        let nested = |tags: &str, times: usize| format!("{}x", tags.repeat(times));
+        let refused = Err(ExtractError::TooDeep { limit: dom::MAX_DEPTH });
+        assert_eq!(extract(&nested("<div>", 100_000)), refused);
+        assert_eq!(extract(&format!("{}{}y", nested("<div>", 600), "</div>".repeat(600))), refused);
+        for (tags, levels) in
+            [("<div>", 1), ("<ul><li>", 2), ("<table><tr><td>", 4), ("<a href='http://x'><b>", 2)]
+        {
+            let deep = nested(tags, (dom::MAX_DEPTH - 8) / levels);
+            let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(move || text(&deep));
+            assert!(thread.unwrap().join().unwrap().contains('x'), "{tags}");
+        }
     }
 }

@@ -6,10 +6,12 @@
 
 mod decode;
 mod detect;
+mod dom;
 mod html;
+mod layout;
 mod paragraphs;
 mod pdf;
-mod pdf_guard;
+mod preflight;
 mod tidy;
 
 use std::fmt;
@@ -135,7 +137,8 @@ fn finish(title: Option<String>, text: String, format: Format) -> Result<Extract
 /// The first level-one heading, or the `title` of YAML front matter.
 fn markdown_title(text: &str) -> Option<String> {
     let front_matter = text.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---"));
-    let stated = front_matter.and_then(|(block, _)| block.lines().find_map(|line| line.strip_prefix("title:")));
+    let stated =
+        front_matter.and_then(|(block, _)| block.lines().find_map(|line| line.strip_prefix("title:")));
     let heading = || text.lines().find_map(|line| line.strip_prefix("# "));
     let title = stated.or_else(heading)?;
     let title = title.trim().trim_matches(['"', '\'']).trim_end_matches([' ', '#']);

@@ -8,7 +8,9 @@ const MAX_BLANK_LINES: usize = 2;
 pub(super) fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut blank = 0;
-    for line in text.replace("\r\n", "\n").split(['\n', '\r', '\x0c', '\x0b', '\u{2028}', '\u{2029}', '\u{85}']) {
+    for line in
+        text.replace("\r\n", "\n").split(['\n', '\r', '\x0c', '\x0b', '\u{2028}', '\u{2029}', '\u{85}'])
+    {
         let line = line.trim_end();
         if line.is_empty() {
             blank += 1;

@@ -1,0 +1,363 @@
+//! From a document's text to passages that fit an embedder.
+//!
+//! The text is cut into the smallest pieces that should stay whole (sentences,
+//! table rows, code lines), each is counted once, and pieces are packed
+//! greedily. Nothing is rewritten: a passage is a slice of the text.
+
+mod markdown;
+mod pieces;
+
+use super::extract::Format;
+use pieces::{Kind, Piece, Section};
+
+/// How long passages may be, in tokens of the embedder without special ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkLimits {
+    pub max_tokens: usize,
+    /// Tokens of whole sentences that a passage may repeat from the one before it;
+    /// counts up to half of `max_tokens`.
+    pub overlap_tokens: usize,
+}
+
+/// A passage of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// `text[start..end]` of the document.
+    pub text: String,
+    /// Byte offsets in the document's text.
+    pub start: usize,
+    pub end: usize,
+    /// The headings that all of the passage stands under, such as `Install > Linux`.
+    pub heading: Option<String>,
+}
+
+/// Cuts `text` into passages of at most `limits.max_tokens`.
+///
+/// Sections, paragraphs and sentences stay whole where they fit; a word, a table
+/// row or a code line is cut only when it is longer than a passage by itself.
+/// The passages together hold every character that is not blank; text that fits
+/// is one passage, blank text none. A single character may count more than
+/// `max_tokens`: it is a passage all the same.
+///
+/// Linear in the length of `text`: each part of it is counted about twice.
+pub fn chunk(
+    text: &str,
+    format: Format,
+    limits: ChunkLimits,
+    count_tokens: &dyn Fn(&str) -> usize,
+) -> Vec<Chunk> {
+    let max_tokens = limits.max_tokens.max(1);
+    let outline = if format.is_markdown() { markdown::outline(text) } else { markdown::plain(text) };
+    let pieces = pieces::cut(text, &outline.blocks, max_tokens, count_tokens);
+    let packer = Packer {
+        text,
+        pieces: &pieces,
+        sections: &outline.sections,
+        section_ends: section_ends(&pieces),
+        paragraph_ends: paragraph_ends(&pieces),
+        max_tokens,
+        overlap_tokens: limits.overlap_tokens.min(max_tokens / 2),
+        count_tokens,
+    };
+    packer.pack()
+}
+
+struct Packer<'a> {
+    text: &'a str,
+    pieces: &'a [Piece],
+    sections: &'a [Section],
+    /// For each piece, the first one after its section or paragraph.
+    section_ends: Vec<usize>,
+    paragraph_ends: Vec<usize>,
+    max_tokens: usize,
+    overlap_tokens: usize,
+    count_tokens: &'a dyn Fn(&str) -> usize,
+}
+
+impl Packer<'_> {
+    fn pack(&self) -> Vec<Chunk> {
+        let mut chunks = Vec::new();
+        let mut next = 0;
+        while next < self.pieces.len() {
+            let (first, end) = self.passage(next);
+            chunks.push(self.chunk(first, end));
+            next = end;
+        }
+        chunks
+    }
+
+    /// The pieces of the passage that goes on at `next`: some before it, at least itself, some after it.
+    fn passage(&self, next: usize) -> (usize, usize) {
+        let first = self.overlap_start(next);
+        let mut end = self.without_trailing_headings(next, self.chunk_end(first, next));
+        // Tokens of joined pieces are not always the sum of theirs.
+        loop {
+            let tokens = (self.count_tokens)(self.slice(first, end));
+            if tokens <= self.max_tokens {
+                return (first, end);
+            }
+            if end == next + 1 {
+                return (next, end);
+            }
+            let fitting = first + (end - first) * self.max_tokens / tokens;
+            end = fitting.clamp(next + 1, end - 1);
+        }
+    }
+
+    /// The first of the pieces before `next` that the passage repeats: sentences of the same section.
+    fn overlap_start(&self, next: usize) -> usize {
+        let mut first = next;
+        let mut room = self.overlap_tokens.min(self.max_tokens.saturating_sub(self.pieces[next].tokens));
+        while let Some(before) = first.checked_sub(1) {
+            let piece = &self.pieces[before];
+            let fits = piece.tokens <= room && piece.kind == Kind::Sentence;
+            if !fits || piece.section != self.pieces[next].section {
+                break;
+            }
+            room -= piece.tokens;
+            first = before;
+        }
+        first
+    }
+
+    /// Where the passage from `first` over `next` ends by the sum of tokens.
+    fn chunk_end(&self, first: usize, next: usize) -> usize {
+        let mut tokens = self.tokens(first, next + 1);
+        let mut end = next + 1;
+        while let Some(piece) = self.pieces.get(end) {
+            if tokens + piece.tokens > self.max_tokens || self.should_break(end, tokens) {
+                break;
+            }
+            tokens += piece.tokens;
+            end += 1;
+        }
+        end
+    }
+
+    /// Whether a passage of `tokens` should rather end before a section or paragraph that would be cut.
+    fn should_break(&self, at: usize, tokens: usize) -> bool {
+        let (piece, before) = (&self.pieces[at], &self.pieces[at - 1]);
+        let room = self.max_tokens - tokens;
+        if piece.section != before.section {
+            return tokens * 4 >= self.max_tokens && self.tokens(at, self.section_ends[at]) > room;
+        }
+        let paragraph = self.tokens(at, self.paragraph_ends[at]);
+        piece.starts_paragraph
+            && tokens * 2 >= self.max_tokens
+            && paragraph > room
+            && paragraph <= self.max_tokens
+    }
+
+    /// Tokens of a range of pieces, counted no further than needed to see that they do not fit.
+    fn tokens(&self, from: usize, to: usize) -> usize {
+        let mut sum = 0;
+        for piece in &self.pieces[from..to] {
+            sum += piece.tokens;
+            if sum > self.max_tokens {
+                break;
+            }
+        }
+        sum
+    }
+
+    /// A heading goes with what follows it.
+    fn without_trailing_headings(&self, next: usize, end: usize) -> usize {
+        if end == self.pieces.len() {
+            return end;
+        }
+        let headings = self.pieces[next..end].iter().rev().take_while(|piece| piece.kind == Kind::Heading);
+        match end - headings.count() {
+            kept if kept > next => kept,
+            _ => end,
+        }
+    }
+
+    fn slice(&self, first: usize, end: usize) -> &str {
+        &self.text[self.pieces[first].start..self.pieces[end - 1].end]
+    }
+
+    fn chunk(&self, first: usize, end: usize) -> Chunk {
+        let sections = &self.sections[self.pieces[first].section..=self.pieces[end - 1].section];
+        Chunk {
+            text: self.slice(first, end).to_owned(),
+            start: self.pieces[first].start,
+            end: self.pieces[end - 1].end,
+            heading: common_path(sections),
+        }
+    }
+}
+
+/// The headings that all sections stand under.
+fn common_path(sections: &[Section]) -> Option<String> {
+    let (first, rest) = sections.split_first()?;
+    let shared = |path: &Section| path.iter().zip(first).take_while(|(a, b)| a == b).count();
+    let length = rest.iter().map(shared).min().unwrap_or(first.len());
+    (length > 0).then(|| first[..length].join(" > "))
+}
+
+fn section_ends(pieces: &[Piece]) -> Vec<usize> {
+    ends(pieces, |before, piece| before.section != piece.section)
+}
+
+fn paragraph_ends(pieces: &[Piece]) -> Vec<usize> {
+    ends(pieces, |before, piece| piece.starts_paragraph || before.section != piece.section)
+}
+
+fn ends(pieces: &[Piece], is_boundary: impl Fn(&Piece, &Piece) -> bool) -> Vec<usize> {
+    let mut ends = vec![pieces.len(); pieces.len()];
+    for at in (1..pieces.len()).rev() {
+        ends[at - 1] = if is_boundary(&pieces[at - 1], &pieces[at]) { at } else { ends[at] };
+    }
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
+    fn characters(text: &str) -> usize {
+        text.chars().count()
+    }
+
+    fn passages(text: &str, format: Format, max_tokens: usize, overlap_tokens: usize) -> Vec<Chunk> {
+        chunk(text, format, ChunkLimits { max_tokens, overlap_tokens }, &words)
+    }
+
+    fn texts(chunks: &[Chunk]) -> Vec<&str> {
+        chunks.iter().map(|chunk| chunk.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_small_document_is_one_passage() {
+        let got = passages("# A\n\nOne.\n\n## B\n\nTwo.\n", Format::Markdown, 50, 10);
+        assert_eq!(texts(&got), ["# A\n\nOne.\n\n## B\n\nTwo."]);
+        assert_eq!(got[0].heading.as_deref(), Some("A"));
+        assert_eq!(passages(" \n\n", Format::Text, 50, 10), []);
+    }
+
+    #[test]
+    fn sections_stay_whole_and_know_their_headings() {
+        let text = "# A\n\nOne two three four five.\n\n## B\n\nSix seven eight nine ten.\n\n## C\n\nEleven.";
+        let got = passages(text, Format::Markdown, 10, 4);
+        let headings: Vec<_> = got.iter().map(|chunk| chunk.heading.as_deref().unwrap()).collect();
+        assert_eq!(
+            texts(&got),
+            ["# A\n\nOne two three four five.", "## B\n\nSix seven eight nine ten.\n\n## C\n\nEleven."]
+        );
+        assert_eq!(headings, ["A", "A"]);
+        let got = passages(text, Format::Markdown, 8, 4);
+        assert_eq!(got[1].heading.as_deref(), Some("A > B"));
+    }
+
+    #[test]
+    fn sentences_stay_whole_and_overlap() {
+        let text = "One two three. Four five six. Seven eight nine. Ten eleven twelve.";
+        assert_eq!(
+            texts(&passages(text, Format::Text, 7, 3)),
+            [
+                "One two three. Four five six.",
+                "Four five six. Seven eight nine.",
+                "Seven eight nine. Ten eleven twelve."
+            ]
+        );
+        assert_eq!(texts(&passages(text, Format::Text, 7, 0)).len(), 2);
+    }
+
+    #[test]
+    fn a_heading_is_never_left_at_the_end() {
+        let text = "Some words that come first here.\n\n# A\n\nOne two three four five six seven.";
+        let got = passages(text, Format::Markdown, 9, 0);
+        assert_eq!(texts(&got)[1], "# A\n\nOne two three four five six seven.");
+    }
+
+    #[test]
+    fn rows_and_code_lines_stay_whole() {
+        let text = "| a b | c |\n|---|---|\n| d e | f |\n| g h | i |\n\n```\nlet a = b;\nlet c = d;\n```";
+        for piece in passages(text, Format::Markdown, 8, 8) {
+            for line in piece.text.lines() {
+                assert!(text.lines().any(|whole| whole == line), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        let family = "👨‍👩‍👧";
+        let text = family.repeat(50);
+        let limits = ChunkLimits { max_tokens: 12, overlap_tokens: 2 };
+        let got = chunk(&text, Format::Text, limits, &characters);
+        assert!(
+            got.iter().all(|chunk| chunk.text.len() % family.len() == 0 && characters(&chunk.text) <= 12)
+        );
+        assert_eq!(got.iter().map(|chunk| chunk.text.len()).sum::<usize>(), text.len());
+    }
+
+    /// Texts that break naive chunkers.
+    fn hostile() -> Vec<String> {
+        let mixed = "# Título > x\n\nDr. Ünal paid 3.5 €. 渡轮九点出发。真的吗？ \u{a0}\n\n* a\n* b\n\n| a | b |\n|--|--|\n\
+            | 1 | 2 |\n```\n  code\n\n```\nSet\n---\n🇩🇪🇫🇷 e\u{301}e\u{301} เรือเฟอร์รี่ออกตอนเก้าโมง\n";
+        vec![
+            mixed.repeat(5),
+            mixed.replace('\n', "\r\n"),
+            mixed.replace('\n', " "),
+            mixed.replace(char::is_whitespace, ""),
+            "x".repeat(9_000),
+            "渡轮".repeat(2_000),
+            "a b ".repeat(3_000),
+            "y\n".repeat(2_000),
+            "# h\n".repeat(300),
+            "\n \n\t".repeat(10),
+            ".!?".repeat(1_000),
+            "```\n".repeat(99),
+            format!("{}\u{3000}。\u{2028}end", " ".repeat(20_000)),
+        ]
+    }
+
+    #[test]
+    fn nothing_is_lost_and_limits_hold() {
+        let limits = [(1, 0), (3, 3), (16, 5), (200, 40), (100_000, 10)];
+        for text in hostile() {
+            for (max_tokens, overlap_tokens) in limits {
+                for (format, count) in [
+                    (Format::Markdown, words as fn(&str) -> usize),
+                    (Format::Text, characters),
+                    (Format::Html, characters),
+                ] {
+                    let got = chunk(&text, format, ChunkLimits { max_tokens, overlap_tokens }, &count);
+                    check(&text, &got, max_tokens, count);
+                }
+            }
+        }
+    }
+
+    fn check(text: &str, chunks: &[Chunk], max_tokens: usize, count: fn(&str) -> usize) {
+        let mut covered = 0;
+        for (index, chunk) in chunks.iter().enumerate() {
+            assert_eq!(chunk.text, text[chunk.start..chunk.end]);
+            assert!(chunk.end > covered, "no progress in {index}");
+            let gap = text.get(covered..chunk.start).unwrap_or_default();
+            assert!(gap.trim().is_empty(), "lost {gap:?}");
+            let is_single = chunk.text.chars().count() <= 10;
+            assert!(count(&chunk.text) <= max_tokens || is_single, "{} is too long", chunk.text);
+            covered = chunk.end;
+        }
+        assert!(text[covered..].trim().is_empty(), "lost the end");
+    }
+
+    #[test]
+    fn every_part_is_counted_a_bounded_number_of_times() {
+        for text in hostile() {
+            let counted = std::cell::Cell::new(0);
+            let count = |part: &str| {
+                counted.set(counted.get() + part.len());
+                characters(part)
+            };
+            chunk(&text, Format::Markdown, ChunkLimits { max_tokens: 64, overlap_tokens: 16 }, &count);
+            assert!(counted.get() <= 8 * text.len() + 64, "{} for {}", counted.get(), text.len());
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The smallest parts of a text that should stay whole, and what to do with those too long.
+
+use unicode_segmentation::UnicodeSegmentation;
+
+use crate::rag::sentences::sentences;
+
+/// Headings from the outermost to the innermost.
+pub(super) type Section = Vec<String>;
+
+/// What a piece is, and so how it may be repeated or cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Heading,
+    Sentence,
+    /// A line of code, of a table, of front matter.
+    Line,
+}
+
+/// Lines of one kind that belong together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    pub kind: Kind,
+    /// Byte offsets in the text.
+    pub start: usize,
+    pub end: usize,
+    /// Index of its section.
+    pub section: usize,
+}
+
+/// A part of the text that stays whole, without blanks around it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub kind: Kind,
+    pub start: usize,
+    pub end: usize,
+    pub section: usize,
+    pub tokens: usize,
+    pub starts_paragraph: bool,
+}
+
+/// Bytes above which a piece is cut before it is counted: tokenizers are slow with long texts.
+const MAX_BYTES: usize = 8192;
+
+/// Pieces of all blocks, in order, of at most `max_tokens` where characters allow.
+pub(super) fn cut(
+    text: &str,
+    blocks: &[Block],
+    max_tokens: usize,
+    count_tokens: &dyn Fn(&str) -> usize,
+) -> Vec<Piece> {
+    let mut cutter = Cutter { text, max_tokens, count_tokens, pieces: Vec::new() };
+    for block in blocks {
+        let mut starts_paragraph = true;
+        for (start, end) in wholes(text, block) {
+            let piece =
+                Piece { kind: block.kind, start, end, section: block.section, tokens: 0, starts_paragraph };
+            cutter.add(piece);
+            starts_paragraph = false;
+        }
+    }
+    cutter.pieces
+}
+
+/// Sentences, or lines, of a block.
+fn wholes(text: &str, block: &Block) -> Vec<(usize, usize)> {
+    let inner = &text[block.start..block.end];
+    let ranges = match block.kind {
+        Kind::Heading => vec![(0, inner.len())],
+        Kind::Sentence => sentences(inner),
+        Kind::Line => lines(inner),
+    };
+    ranges.into_iter().map(|(start, end)| (block.start + start, block.start + end)).collect()
+}
+
+/// Lines that are not blank; their indentation belongs to them.
+fn lines(text: &str) -> Vec<(usize, usize)> {
+    let mut start = 0;
+    let mut found = Vec::new();
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end().len();
+        if bare > 0 {
+            found.push((start, start + bare));
+        }
+        start += line.len();
+    }
+    found
+}
+
+struct Cutter<'a> {
+    text: &'a str,
+    max_tokens: usize,
+    count_tokens: &'a dyn Fn(&str) -> usize,
+    pieces: Vec<Piece>,
+}
+
+impl Cutter<'_> {
+    /// Adds a piece, or the parts of one that is too long: its lines, its words, its characters.
+    fn add(&mut self, piece: Piece) {
+        let length = piece.end - piece.start;
+        let tokens = if length > MAX_BYTES { None } else { Some((self.count_tokens)(self.slice(&piece))) };
+        let parts = match tokens {
+            Some(tokens) if tokens <= self.max_tokens => {
+                self.pieces.push(Piece { tokens, ..piece });
+                return;
+            }
+            // A tenth less than would fit on average, since parts differ.
+            Some(tokens) => (tokens * 10).div_ceil(self.max_tokens * 9).max(2),
+            None => length.div_ceil(MAX_BYTES * 3 / 4).max(2),
+        };
+        let ranges = self.parts(&piece, parts);
+        if ranges.len() == 1 {
+            // One character: it cannot be cut.
+            self.pieces.push(Piece { tokens: tokens.unwrap_or(length), ..piece });
+            return;
+        }
+        for (start, end) in ranges {
+            let starts_paragraph = piece.starts_paragraph && start == piece.start;
+            self.add(Piece { start, end, starts_paragraph, ..piece });
+        }
+    }
+
+    /// Cuts a piece into about `parts` of equal length, each where a line ends,
+    /// else between words, else between characters. Blanks between them are left out.
+    fn parts(&self, piece: &Piece, parts: usize) -> Vec<(usize, usize)> {
+        let text = self.slice(piece);
+        let step = text.len().div_ceil(parts).max(1);
+        let mut ranges = Vec::with_capacity(parts);
+        let mut from = 0;
+        while from < text.len() {
+            let rest = &text[from..];
+            let to = from + if rest.len() <= step { rest.len() } else { cut_before(rest, step) };
+            let part = &text[from..to];
+            let trimmed = part.trim();
+            if !trimmed.is_empty() {
+                let start = piece.start + from + part.len() - part.trim_start().len();
+                ranges.push((start, start + trimmed.len()));
+            }
+            from = to;
+        }
+        ranges
+    }
+
+    fn slice(&self, piece: &Piece) -> &str {
+        &self.text[piece.start..piece.end]
+    }
+}
+
+/// The best offset to cut `text` at, in `1..=limit` where a character allows it.
+fn cut_before(text: &str, limit: usize) -> usize {
+    let limit = text.floor_char_boundary(limit);
+    let window = &text[..limit];
+    // A part shorter than half a step would make the parts too many.
+    let late = |at: &usize| *at * 2 >= limit && *at > 0;
+    let line_end = window.rfind('\n').filter(late);
+    let word_end = || {
+        let at = window.rfind(char::is_whitespace)?;
+        Some(at + window[at..].chars().next()?.len_utf8()).filter(|at| *at < limit).filter(late)
+    };
+    // Scripts without blanks: the word boundaries of Unicode Standard Annex 29,
+    // looked for near the limit only.
+    let near = text.floor_char_boundary(limit - limit.min(64));
+    let boundary = || {
+        let last = text[near..]
+            .split_word_bound_indices()
+            .map(|(at, _)| near + at)
+            .take_while(|at| *at <= limit)
+            .last();
+        last.filter(late)
+    };
+    let grapheme = || {
+        let ends = text[near..].grapheme_indices(true).map(|(at, _)| near + at);
+        ends.take_while(|at| *at <= limit).last().filter(late)
+    };
+    let first = || text.graphemes(true).next().map_or(text.len(), str::len);
+    line_end.or_else(word_end).or_else(boundary).or_else(grapheme).unwrap_or_else(first)
+}
