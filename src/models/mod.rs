@@ -3,6 +3,10 @@
 //! Absent here: SQL, HTTP routes, prompts. Nothing in this module knows what a
 //! document is. Only `candle` and `openai` below know a vendor.
 
+pub mod candle;
+pub mod openai;
+pub mod router;
+
 use std::time::Duration;
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
@@ -77,7 +81,7 @@ pub struct GenerateRequest {
 pub enum GeneratedPart {
     /// Text as it is produced; may be any number of characters.
     Text(String),
-    /// Sent once, last.
+    /// Sent at most once, last; a server that counts nothing sends none.
     Usage(Usage),
 }
 
@@ -102,7 +106,8 @@ pub trait Generator: Send + Sync {
     /// An estimate of the tokens of `text`, never under the true count by more than a few per cent.
     fn count_tokens(&self, text: &str) -> usize;
 
-    /// Starts a generation. Errors before the first part come as the future's error.
+    /// Starts a generation. A failure before the first text comes as the future's error or as the
+    /// stream's first item, one after it as the last item.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, ModelError>>;
 }
 
