@@ -84,7 +84,7 @@ pub struct GenerateRequest {
 pub enum GeneratedPart {
     /// Text as it is produced; may be any number of characters.
     Text(String),
-    /// Sent once, last.
+    /// Sent at most once, last; a server that counts nothing sends none.
     Usage(Usage),
 }
 
@@ -109,7 +109,8 @@ pub trait Generator: Send + Sync {
     /// An estimate of the tokens of `text`, never under the true count by more than a few per cent.
     fn count_tokens(&self, text: &str) -> usize;
 
-    /// Starts a generation. Errors before the first part come as the future's error.
+    /// Starts a generation. A failure before the first text comes as the future's error or as the
+    /// stream's first item, one after it as the last item.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, ModelError>>;
 }
 

@@ -3,6 +3,8 @@
 //! A refinement of the sentence rules of Unicode Standard Annex 29 for
 //! documents: abbreviations, initials, ordinals, list items and line ends.
 
+use std::ops::Range;
+
 /// Words before a full stop that do not end a sentence, in lower case.
 const ABBREVIATIONS: &[&str] = &[
     "mr", "mrs", "ms", "mx", "dr", "prof", "rev", "hon", "gen", "col", "capt", "cpt", "lt", "sgt", "cmdr",
@@ -46,7 +48,7 @@ const NEXT_WORD: usize = 64;
 /// A range holds no blanks at its ends. The ranges do not overlap and together
 /// hold every character that is not blank. List items, headings, table rows
 /// and lines that are not wrapped prose end where their line ends. Linear time.
-pub fn sentences(text: &str) -> Vec<(usize, usize)> {
+pub fn sentences(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut start = 0;
     for end in line_breaks(text).chain([text.len()]) {
@@ -92,7 +94,7 @@ fn is_short_number(word: &str) -> bool {
 }
 
 /// Splits text without such line ends.
-fn split_run(text: &str, start: usize, end: usize, found: &mut Vec<(usize, usize)>) {
+fn split_run(text: &str, start: usize, end: usize, found: &mut Vec<Range<usize>>) {
     let run = &text[start..end];
     let mut from = 0;
     let mut characters = run.char_indices().peekable();
@@ -112,12 +114,12 @@ fn split_run(text: &str, start: usize, end: usize, found: &mut Vec<(usize, usize
     push_trimmed(run, start, from, run.len(), found);
 }
 
-fn push_trimmed(run: &str, offset: usize, from: usize, to: usize, found: &mut Vec<(usize, usize)>) {
+fn push_trimmed(run: &str, offset: usize, from: usize, to: usize, found: &mut Vec<Range<usize>>) {
     let sentence = &run[from..to];
     let trimmed = sentence.trim();
     if !trimmed.is_empty() {
         let begin = offset + from + sentence.len() - sentence.trim_start().len();
-        found.push((begin, begin + trimmed.len()));
+        found.push(begin..begin + trimmed.len());
     }
 }
 

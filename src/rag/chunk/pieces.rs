@@ -66,7 +66,7 @@ fn wholes(text: &str, block: &Block) -> Vec<(usize, usize)> {
     let inner = &text[block.start..block.end];
     let ranges = match block.kind {
         Kind::Heading => vec![(0, inner.len())],
-        Kind::Sentence => sentences(inner),
+        Kind::Sentence => sentences(inner).into_iter().map(|range| (range.start, range.end)).collect(),
         Kind::Line => lines(inner),
     };
     ranges.into_iter().map(|(start, end)| (block.start + start, block.start + end)).collect()

@@ -1,0 +1,218 @@
+//! Answers from an OpenAI-compatible server: OpenAI, Ollama, vLLM, llama.cpp.
+//!
+//! The client is async-openai's. Two things are our own, because servers other
+//! than OpenAI differ there: events are read as plain JSON (an empty
+//! `finish_reason` or a numeric error code breaks the typed ones), and a
+//! request is sent exactly once (the router falls back by itself; the client's
+//! retries would only delay it, and they hide `Retry-After`).
+
+mod errors;
+mod events;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use async_openai::{Client, config::Config, middleware::HttpRequestFactory};
+use futures_util::{FutureExt, future::BoxFuture};
+use reqwest::{
+    Response,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use self::errors::{Server, chain};
+use super::{GenerateRequest, GenerationStream, Generator, Message, ModelError, Speaker};
+use crate::config::OpenAiEntry;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A model behind an OpenAI-compatible API.
+pub struct OpenAiGenerator {
+    server: Server,
+    model: String,
+    context_tokens: usize,
+    client: Client<Endpoint>,
+}
+
+impl OpenAiGenerator {
+    /// A client of the entry's server; nothing is sent yet.
+    ///
+    /// `key` is the value of the entry's `api_key_env`. Fails with
+    /// [`ModelError::Failed`] when the key cannot stand in a header.
+    pub fn new(entry: &OpenAiEntry, key: Option<SecretString>) -> Result<Self, ModelError> {
+        // Whoever installed a provider before has done the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let server = Server {
+            name: entry.name.clone(),
+            key_variable: entry.api_key_env.clone(),
+            timeout: Duration::from_millis(entry.timeout_ms),
+        };
+        let endpoint = Endpoint::new(entry, key)
+            .ok_or_else(|| server.failed(format!("the key in {} is no valid header", server.key_name())))?;
+        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+        if is_this_machine(&entry.base_url) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|error| server.failed(chain(&error)))?;
+        let (sender, by) = (server.clone(), http.clone());
+        let once = tower::service_fn(move |request| send_once(sender.clone(), by.clone(), request));
+        let client = Client::build(http, endpoint).with_http_service(once);
+        Ok(Self { server, model: entry.model.clone(), context_tokens: entry.context_tokens, client })
+    }
+
+    fn body(&self, request: &GenerateRequest) -> Value {
+        let mut body = json!({
+            "model": self.model,
+            "messages": request.messages.iter().map(message).collect::<Vec<_>>(),
+            "temperature": request.temperature,
+            "stream": true,
+            "stream_options": { "include_usage": true },
+        });
+        // OpenAI's newer models refuse the old name; other servers know only that.
+        let limit = if self.client.config().is_openai { "max_completion_tokens" } else { "max_tokens" };
+        body[limit] = request.max_tokens.into();
+        if let Some(seed) = request.seed {
+            body["seed"] = seed.into();
+        }
+        body
+    }
+
+    async fn start(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {
+        let body = self.body(&request);
+        let chat = self.client.chat();
+        let events = timeout(self.server.timeout, chat.create_stream_byot(body))
+            .await
+            .map_err(|_| self.server.timed_out())?
+            .map_err(|error| self.server.explain(error))?;
+        Ok(events::parts(self.server.clone(), events))
+    }
+}
+
+impl Generator for OpenAiGenerator {
+    fn name(&self) -> &str {
+        &self.server.name
+    }
+
+    fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    /// An estimate for any vocabulary, on the high side: a token for every
+    /// three ASCII letters, every other visible ASCII character, every line
+    /// break and every two bytes of other scripts. English comes out about a
+    /// third too long.
+    fn count_tokens(&self, text: &str) -> usize {
+        let (mut letters, mut others, mut foreign_bytes) = (0, 0, 0);
+        for character in text.chars() {
+            match character {
+                'a'..='z' | 'A'..='Z' => letters += 1,
+                ' ' => {}
+                _ if character.is_ascii() => others += 1,
+                _ => foreign_bytes += character.len_utf8(),
+            }
+        }
+        usize::div_ceil(letters, 3) + others + foreign_bytes.div_ceil(2)
+    }
+
+    fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, ModelError>> {
+        self.start(request).boxed()
+    }
+}
+
+fn message(message: &Message) -> Value {
+    let role = match message.speaker {
+        Speaker::System => "system",
+        Speaker::User => "user",
+        Speaker::Assistant => "assistant",
+    };
+    json!({ "role": role, "content": message.text })
+}
+
+/// Where requests go and with which headers. Unlike async-openai's own
+/// configuration it reads no environment: the key of one server must not be
+/// sent to another.
+#[derive(Debug)]
+struct Endpoint {
+    base: String,
+    key: SecretString,
+    headers: HeaderMap,
+    is_openai: bool,
+}
+
+impl Endpoint {
+    fn new(entry: &OpenAiEntry, key: Option<SecretString>) -> Option<Self> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Some(Self {
+            base: entry.base_url.as_str().trim_end_matches('/').to_owned(),
+            key: key.unwrap_or_default(),
+            headers,
+            is_openai: entry.base_url.host_str() == Some("api.openai.com"),
+        })
+    }
+}
+
+impl Config for Endpoint {
+    fn headers(&self) -> HeaderMap {
+        self.headers.clone()
+    }
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+    fn query(&self) -> Vec<(&str, &str)> {
+        Vec::new()
+    }
+    fn api_base(&self) -> &str {
+        &self.base
+    }
+    fn api_key(&self) -> &SecretString {
+        &self.key
+    }
+}
+
+fn is_this_machine(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Sends a request once and makes every refusal a [`ModelError`].
+async fn send_once(
+    server: Server,
+    http: reqwest::Client,
+    request: HttpRequestFactory,
+) -> Result<Response, tower::BoxError> {
+    let request = request.build().await?;
+    let response = http.execute(request).await.map_err(|error| server.unreachable(error))?;
+    let status = response.status();
+    if !status.is_success() {
+        let headers = response.headers().clone();
+        let body = response.text().await.unwrap_or_default();
+        return Err(server.refusal(status, &headers, &body).into());
+    }
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("application/json") {
+        return Ok(as_event(&server, response).await?);
+    }
+    if kind.starts_with("text/html") {
+        let reason = "it answered with a web page: check base_url".to_owned();
+        return Err(server.unavailable(reason).into());
+    }
+    Ok(response)
+}
+
+/// The answer of a server that does not stream, as the only event of a stream.
+async fn as_event(server: &Server, response: Response) -> Result<Response, ModelError> {
+    let body: Value = response.json().await.map_err(|error| server.unreachable(error))?;
+    Ok(Response::from(http::Response::new(format!("data: {body}\n\n"))))
+}

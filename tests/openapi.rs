@@ -1,0 +1,41 @@
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::TestApp;
+use ragway::http::openapi::document_json;
+
+/// `cargo run -- openapi > openapi/ragway.json` publishes it anew.
+#[tokio::test]
+async fn the_published_document_is_the_served_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/ragway.json");
+    let published = std::fs::read_to_string(path).unwrap();
+    let current = document_json().unwrap();
+    assert!(published == current, "the API changed: run `cargo run -- openapi > openapi/ragway.json`");
+    let app = TestApp::start().await;
+    let served: Value = app.get("/openapi.json").send().await.unwrap().json().await.unwrap();
+    assert_eq!(served, serde_json::from_str::<Value>(&published).unwrap());
+}
+
+#[test]
+fn every_operation_is_described_with_its_errors() {
+    let document: Value = serde_json::from_str(&document_json().unwrap()).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let mut operations = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            operations += 1;
+            let name = format!("{method} {path}");
+            assert!(operation["summary"].is_string() && operation["description"].is_string(), "{name}");
+            let errors = operation["responses"].as_object().unwrap().keys().filter(|code| *code >= &"400".to_owned());
+            let plain = ["/health/live", "/metrics", "/version"].contains(&path.as_str());
+            assert!(plain || errors.count() > 0, "{name} names no error");
+            if let Some(reference) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() {
+                let schema = &schemas[reference.rsplit('/').next().unwrap()];
+                assert!(schema.to_string().contains("example"), "{name} has no example");
+            }
+        }
+    }
+    assert!(operations >= 18, "{operations}");
+}
