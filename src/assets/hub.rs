@@ -18,12 +18,15 @@ use crate::config::PinnedFile;
 
 use super::{
     error::FetchError,
-    progress::Progress,
+    progress::{Progress, Transfer},
     verify::{self, Refusal},
 };
 
 /// The hub itself.
 pub(super) const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
+
+/// How often a download is begun or continued in one go.
+const ATTEMPTS: usize = 10;
 
 /// A hub and the right to read from it.
 #[derive(Clone)]
@@ -54,16 +57,36 @@ impl Hub {
     ) -> Result<(), FetchError> {
         let url = format!("{}/{repository}/resolve/{revision}/{}", self.endpoint, file.name);
         let part = verify::part_of(folder, file);
-        let resumed = self.download(&url, file, &part, progress).await?;
-        let first = promote(&part, folder, file, &url).await?;
-        match first {
+        let resumed = self.download_whole(&url, file, &part, progress).await?;
+        match promote(&part, folder, file, &url).await? {
             // A bad beginning, left by an earlier attempt, must not spoil the file for good.
             Err(_) if resumed => {
-                self.download(&url, file, &part, progress).await?;
+                self.download_whole(&url, file, &part, progress).await?;
                 Ok(promote(&part, folder, file, &url).await??)
             }
             outcome => Ok(outcome?),
         }
+    }
+
+    /// [`Hub::download`], continued when the connection breaks, as long as that brings it further.
+    async fn download_whole(
+        &self,
+        url: &str,
+        file: &PinnedFile,
+        part: &Path,
+        progress: &Progress,
+    ) -> Result<bool, FetchError> {
+        let first = size_of(part).await;
+        for _ in 1..ATTEMPTS {
+            let before = size_of(part).await;
+            match self.download(url, file, part, progress).await {
+                Err(error) if size_of(part).await > before => {
+                    tracing::info!("{error}; continuing");
+                }
+                outcome => return outcome.map(|resumed| resumed && first > 0),
+            }
+        }
+        self.download(url, file, part, progress).await
     }
 
     /// Writes the rest of the file to `part`; says whether there was a beginning already.
@@ -74,7 +97,7 @@ impl Hub {
         part: &Path,
         progress: &Progress,
     ) -> Result<bool, FetchError> {
-        let have = tokio::fs::metadata(part).await.map_or(0, |metadata| metadata.len());
+        let have = size_of(part).await;
         let response = self.request(url, have).await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && have > 0 {
             // Nothing follows what is there: it is whole, or spoilt, and the hash will tell.
@@ -86,23 +109,20 @@ impl Hub {
         }
         let total = response.content_length().map(|rest| start + rest);
         let transfer = progress.download(file.name.clone(), start, total);
-        let written = async {
-            let mut options = File::options();
-            if start > 0 {
-                options.append(true);
-            } else {
-                options.create(true).write(true).truncate(true);
-            }
-            let mut output = options.open(part).await.map_err(|error| FetchError::io(part, error))?;
-            let mut body = response.bytes_stream();
-            while let Some(chunk) = body.next().await {
-                let chunk = chunk.map_err(|error| broken(url, error))?;
-                output.write_all(&chunk).await.map_err(|error| FetchError::io(part, error))?;
-                transfer.add(chunk.len() as u64);
-            }
-            output.flush().await.map_err(|error| FetchError::io(part, error))
-        };
-        written.await?;
+        let mut options = File::options();
+        if start > 0 {
+            options.append(true);
+        } else {
+            options.create(true).write(true).truncate(true);
+        }
+        let mut output = options.open(part).await.map_err(|error| FetchError::io(part, error))?;
+        let copied = copy_body(response, &mut output, &transfer).await;
+        // What arrived before a connection broke counts.
+        output.flush().await.map_err(|error| FetchError::io(part, error))?;
+        copied.map_err(|error| match error {
+            CopyError::Read(error) => broken(url, error),
+            CopyError::Write(error) => FetchError::io(part, error),
+        })?;
         transfer.finish();
         Ok(start > 0)
     }
@@ -117,6 +137,25 @@ impl Hub {
         }
         request.send().await.map_err(|error| broken(url, error))
     }
+}
+
+enum CopyError {
+    Read(reqwest::Error),
+    Write(std::io::Error),
+}
+
+async fn copy_body(response: Response, output: &mut File, transfer: &Transfer) -> Result<(), CopyError> {
+    let mut body = response.bytes_stream();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(CopyError::Read)?;
+        output.write_all(&chunk).await.map_err(CopyError::Write)?;
+        transfer.add(chunk.len() as u64);
+    }
+    Ok(())
+}
+
+async fn size_of(path: &Path) -> u64 {
+    tokio::fs::metadata(path).await.map_or(0, |metadata| metadata.len())
 }
 
 /// Whether the body goes on where the file on the disk ends.

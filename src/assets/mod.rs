@@ -29,8 +29,8 @@ use secrecy::SecretString;
 
 use crate::config::{Home, PinnedFile, PostgresWheel, Source};
 
-pub use error::{AssetError, SourceFailure};
-use error::{FetchError, Wanted};
+use error::FetchError;
+pub use error::{AssetError, SourceFailure, Wanted};
 use hub::Hub;
 use lock::FolderLock;
 use progress::Progress;

@@ -180,6 +180,38 @@ async fn interrupted_download_is_continued() {
 }
 
 #[tokio::test]
+async fn broken_connection_is_continued() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let length = CONTENT.len();
+        let whole = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let rest = format!(
+            "HTTP/1.1 206 Partial Content\r\ncontent-length: {}\r\ncontent-range: bytes 10-{}/{length}\r\n\r\n",
+            length - 10,
+            length - 1
+        );
+        let mut requests = String::new();
+        for (head, body) in [(whole, &CONTENT[..10]), (rest, &CONTENT[10..])] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 2048];
+            let count = stream.read(&mut request).await.unwrap();
+            requests.push_str(&String::from_utf8_lossy(&request[..count]));
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(body).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+        requests
+    });
+    let home = TempDir::new().unwrap();
+    let assets = assets_in(&home).with_hub(&endpoint, None);
+    let folder = assets.obtain("m", &[pinned("w.bin", CONTENT)], &[hub_source()]).await.unwrap();
+    assert_eq!(fs::read(folder.join("w.bin")).unwrap(), CONTENT);
+    assert!(server.await.unwrap().contains("range: bytes=10-"));
+}
+
+#[tokio::test]
 async fn spoilt_beginning_is_thrown_away() {
     let home = TempDir::new().unwrap();
     let file = pinned("w.bin", CONTENT);

@@ -1,7 +1,7 @@
 //! The unpacked build.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,11 +20,18 @@ impl Installation {
         if let Some(found) = Self::find(target) {
             return Ok(found);
         }
+        let lock = beside(target, "lock");
+        let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+        let _locked = locked.map_err(|error| EmbeddedError::io(&lock, error))?;
+        // Another process may have held the lock to unpack the same.
+        if let Some(found) = Self::find(target) {
+            return Ok(found);
+        }
         tracing::info!("unpacking PostgreSQL");
-        let mut scratch = target.to_owned();
-        scratch.as_mut_os_string().push(format!(".{}.part", std::process::id()));
+        let scratch = beside(target, "part");
+        // Left by an interrupted start; what cannot be removed fails below.
+        let _ = fs::remove_dir_all(&scratch);
         let unpacked = unpack(pg0, &scratch, target);
-        // A leftover is some disk space in the cache, no reason to fail.
         let _ = fs::remove_dir_all(&scratch);
         unpacked
     }
@@ -82,10 +89,16 @@ fn unpack(pg0: &Path, scratch: &Path, target: &Path) -> Result<Installation, Emb
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(EmbeddedError::Unpack { pg0: pg0.to_owned(), reason });
     }
-    let moved = fs::rename(&unpacked, target);
-    // Another process may have been faster: then its build is as good.
-    Installation::find(target).ok_or_else(|| match moved {
-        Err(error) => EmbeddedError::io(target, error),
-        Ok(()) => EmbeddedError::Unpack { pg0: pg0.to_owned(), reason: "the build is incomplete".into() },
+    fs::rename(&unpacked, target).map_err(|error| EmbeddedError::io(target, error))?;
+    Installation::find(target).ok_or_else(|| EmbeddedError::Unpack {
+        pg0: pg0.to_owned(),
+        reason: format!("{} is incomplete", target.display()),
     })
+}
+
+/// `folder.extension`, next to the folder.
+fn beside(folder: &Path, extension: &str) -> PathBuf {
+    let mut path = folder.to_owned();
+    path.as_mut_os_string().push(format!(".{extension}"));
+    path
 }

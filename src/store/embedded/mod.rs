@@ -52,13 +52,14 @@ use server::Server;
 pub struct EmbeddedPostgres {
     cluster: Cluster,
     port: u16,
-    hold: Hold,
+    /// `None`: a guest.
+    owned: Option<Owned>,
 }
 
-enum Hold {
-    /// Fields are dropped in order: the pipe to the server closes before the lock.
-    Owner { server: Server, _lock: File },
-    Guest,
+/// Fields are dropped in order: the pipe to the server closes before the lock.
+struct Owned {
+    server: Server,
+    _lock: File,
 }
 
 /// How long a guest waits for the owner to get its server ready.
@@ -81,7 +82,7 @@ impl EmbeddedPostgres {
             }
             if let Some(port) = cluster.accepting_port().await {
                 tracing::info!(port, "using the PostgreSQL that another ragway runs");
-                return Ok(Self { cluster, port, hold: Hold::Guest });
+                return Ok(Self { cluster, port, owned: None });
             }
             if Instant::now() > deadline {
                 return Err(EmbeddedError::OwnerNotReady { lock: cluster.lock_path() });
@@ -106,7 +107,7 @@ impl EmbeddedPostgres {
 
     /// Whether this process runs the server; a guest's server ends with its owner.
     pub fn is_owner(&self) -> bool {
-        matches!(self.hold, Hold::Owner { .. })
+        self.owned.is_some()
     }
 
     /// Where database, passwords and log lie.
@@ -116,10 +117,7 @@ impl EmbeddedPostgres {
 
     /// The exit status of a server of ours that ended by itself.
     pub fn exited(&mut self) -> Option<ExitStatus> {
-        match &mut self.hold {
-            Hold::Owner { server, .. } => server.exited(),
-            Hold::Guest => None,
-        }
+        self.owned.as_mut().and_then(|owned| owned.server.exited())
     }
 
     /// Starts the server again where it ended: after a crash, or, for a guest, when
@@ -127,36 +125,30 @@ impl EmbeddedPostgres {
     ///
     /// The port, and so the URLs, stay the same unless another program took it.
     pub async fn ensure_running(&mut self) -> Result<bool, EmbeddedError> {
-        match &mut self.hold {
-            Hold::Owner { server, .. } => match server.exited() {
-                None => Ok(false),
-                Some(status) => {
-                    tracing::warn!(%status, "PostgreSQL ended; starting it again");
-                    let (fresh, port) = self.cluster.run().await?;
-                    (*server, self.port) = (fresh, port);
-                    Ok(true)
-                }
-            },
-            Hold::Guest => match try_lock(&self.cluster.lock_path())? {
-                None => Ok(false),
-                Some(lock) => {
-                    tracing::info!("the ragway that ran PostgreSQL has left; running it here");
-                    let (server, port) = self.cluster.run().await?;
-                    self.hold = Hold::Owner { server, _lock: lock };
-                    self.port = port;
-                    Ok(true)
-                }
-            },
+        match &mut self.owned {
+            Some(owned) => {
+                let Some(status) = owned.server.exited() else { return Ok(false) };
+                tracing::warn!(%status, "PostgreSQL ended; starting it again");
+                (owned.server, self.port) = self.cluster.run().await?;
+            }
+            None => {
+                let Some(lock) = try_lock(&self.cluster.lock_path())? else { return Ok(false) };
+                tracing::info!("the ragway that ran PostgreSQL has left; running it here");
+                let (server, port) = self.cluster.run().await?;
+                self.owned = Some(Owned { server, _lock: lock });
+                self.port = port;
+            }
         }
+        Ok(true)
     }
 
     /// Stops a server of ours and waits for its end; a guest just leaves.
     ///
     /// Open connections are closed and their transactions rolled back.
     pub async fn stop(self) -> Result<(), EmbeddedError> {
-        match self.hold {
-            Hold::Owner { server, _lock } => server.stop().await,
-            Hold::Guest => Ok(()),
+        match self.owned {
+            Some(owned) => owned.server.stop().await,
+            None => Ok(()),
         }
     }
 
@@ -170,7 +162,7 @@ impl EmbeddedPostgres {
             "PostgreSQL runs in {}",
             cluster.folder().display()
         );
-        Ok(Self { cluster, port, hold: Hold::Owner { server, _lock: lock } })
+        Ok(Self { cluster, port, owned: Some(Owned { server, _lock: lock }) })
     }
 }
 

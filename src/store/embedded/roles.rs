@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{Client, Config, Error, NoTls, error::SqlState};
 
 use super::EmbeddedError;
@@ -32,13 +33,18 @@ impl Login {
 #[derive(Clone)]
 pub(super) struct Access {
     config: Config,
-    password: String,
+    password: SecretString,
 }
 
 impl Access {
-    pub(super) fn new(login: Login, password: String, port: u16) -> Self {
+    pub(super) fn new(login: Login, password: SecretString, port: u16) -> Self {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(port).user(login.role()).password(&password).dbname(DATABASE);
+        config
+            .host("127.0.0.1")
+            .port(port)
+            .user(login.role())
+            .password(password.expose_secret())
+            .dbname(DATABASE);
         config.connect_timeout(Duration::from_secs(2)).application_name("ragway");
         Self { config, password }
     }
@@ -65,31 +71,38 @@ pub(super) async fn connect(access: &Access) -> Result<Client, Failure> {
 }
 
 /// Why no connection came about.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
+    #[error("{}", explain(.0))]
     Refused(Error),
+    #[error("no answer")]
     Silent,
 }
 
-/// Whether a server is there that does not accept connections yet, or no longer.
-pub(super) fn is_starting_or_stopping(failure: &Failure) -> bool {
-    match failure {
-        Failure::Refused(error) => error.code() == Some(&SqlState::CANNOT_CONNECT_NOW),
-        Failure::Silent => false,
+impl Failure {
+    /// Whether a server is there that does not accept connections yet, or no longer.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Failure::Refused(error) => error.code() == Some(&SqlState::CANNOT_CONNECT_NOW),
+            Failure::Silent => false,
+        }
+    }
+
+    /// Whether a server answered and does not want us: trying again will not help.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Failure::Refused(error) => error.as_db_error().is_some() && !self.is_passing(),
+            Failure::Silent => false,
+        }
     }
 }
 
 /// Creates what is missing; safe to repeat, so an interrupted first start is mended by the next.
 pub(super) async fn set_up(admin: &Access, application: &Access) -> Result<(), EmbeddedError> {
     let failed = |error: Error| EmbeddedError::Roles { reason: explain(&error) };
-    let unreachable = |failure| EmbeddedError::Roles {
-        reason: match failure {
-            Failure::Refused(error) => explain(&error),
-            Failure::Silent => "no answer".to_owned(),
-        },
-    };
+    let unreachable = |failure: Failure| EmbeddedError::Roles { reason: failure.to_string() };
     let server = connect(&admin.to_server()).await.map_err(unreachable)?;
-    create_role(&server, &application.password).await.map_err(failed)?;
+    create_role(&server, application.password.expose_secret()).await.map_err(failed)?;
     create_database(&server).await.map_err(failed)?;
     let database = connect(admin).await.map_err(unreachable)?;
     database.batch_execute(GRANTS).await.map_err(failed)

@@ -22,19 +22,19 @@ use super::{
 
 /// Runs its arguments and sends them SIGINT when standard input ends.
 ///
-/// A background job's input is /dev/null, hence descriptor 3. The traps come
-/// last: a signal that the watcher ignored could not end it.
+/// A background job's input is /dev/null, hence descriptor 3. Signals sent to all
+/// processes of a service must not end script or watcher before the server.
 const SUPERVISE: &str = r#"
 exec 3<&0
 "$@" 3<&- &
 server=$!
+trap '' HUP INT TERM
 (read -r _ <&3; kill -INT "$server") &
 watcher=$!
 exec 3<&-
-trap '' HUP INT TERM
 wait "$server"
 status=$?
-kill "$watcher" 2>/dev/null
+kill -KILL "$watcher" 2>/dev/null
 exit "$status"
 "#;
 
@@ -69,8 +69,7 @@ impl Server {
         }
         // Ctrl-C in a terminal reaches the whole group; the server must end after ragway's own work.
         command.process_group(0).stdin(Stdio::piped()).stdout(output).stderr(errors);
-        let mut child =
-            Command::from(command).spawn().map_err(|error| EmbeddedError::io(shell, error))?;
+        let mut child = Command::from(command).spawn().map_err(|error| EmbeddedError::io(shell, error))?;
         let lifeline = child.stdin.take();
         Ok(Self { child, lifeline, log })
     }
@@ -80,11 +79,12 @@ impl Server {
         let admin = admin.to_server();
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            if roles::connect(&admin).await.is_ok() {
-                return Ok(());
-            }
+            let Err(failure) = roles::connect(&admin).await else { return Ok(()) };
             if let Some(status) = self.exited() {
                 return Err(self.not_started(format!("it ended ({status})")));
+            }
+            if failure.is_final() {
+                return Err(self.not_started(failure.to_string()));
             }
             if Instant::now() > deadline {
                 return Err(self.not_started(format!("not ready after {} s", START_LIMIT.as_secs())));
@@ -122,7 +122,7 @@ pub(super) fn log_path(place: &Place) -> PathBuf {
 }
 
 /// Command-line settings win over `postgresql.conf`.
-fn settings(port: u16) -> Vec<String> {
+pub(super) fn settings(port: u16) -> Vec<String> {
     let mut settings: Vec<String> = [
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
@@ -148,17 +148,4 @@ fn fresh_log(path: &Path) -> std::io::Result<File> {
         fs::rename(path, path.with_extension("log.1"))?;
     }
     File::options().create(true).append(true).mode(0o600).open(path)
-}
-
-#[cfg(test)]
-impl Server {
-    /// Kills the script and its watcher, which leaves `postgres` without either.
-    pub(super) async fn abandon(&mut self) {
-        let script = self.child.id().unwrap_or_default().to_string();
-        let watchers = Command::new("pgrep").args(["-P", &script, "-x", "sh"]).output().await;
-        let watchers = String::from_utf8_lossy(&watchers.unwrap().stdout).into_owned();
-        for pid in watchers.split_whitespace().chain([script.as_str()]) {
-            assert!(Command::new("kill").args(["-9", pid]).status().await.unwrap().success());
-        }
-    }
 }

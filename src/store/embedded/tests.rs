@@ -51,6 +51,13 @@ async fn text(client: &Client, query: &str) -> String {
     client.query_one(query, &[]).await.unwrap().get(0)
 }
 
+/// Whether a signal could be sent.
+async fn signal(name: &str, pid: &str) -> bool {
+    let mut shell = Command::new("/bin/sh");
+    let output = shell.args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, pid]).output();
+    output.await.unwrap().status.success()
+}
+
 /// Waits, within bounds, until nobody listens at the URL.
 async fn wait_until_gone(url: &SecretString) {
     for _ in 0..1200 {
@@ -82,7 +89,10 @@ async fn server_is_durable_and_the_application_is_no_superuser() {
     ] {
         assert_eq!(text(&admin, &format!("SHOW {setting}")).await, expected, "{setting}");
     }
-    assert_eq!(text(&admin, "SELECT to_tsvector('simple', 'ÄPFEL Ωμέγα')::text").await, "'äpfel':1 'ωμέγα':2");
+    assert_eq!(
+        text(&admin, "SELECT to_tsvector('simple', 'ÄPFEL Ωμέγα')::text").await,
+        "'äpfel':1 'ωμέγα':2"
+    );
     admin.batch_execute("CREATE TABLE t (v vector(2)); INSERT INTO t VALUES ('[1,2]')").await.unwrap();
 
     let application = connect(&postgres.url()).await.unwrap();
@@ -90,7 +100,10 @@ async fn server_is_durable_and_the_application_is_no_superuser() {
                 FROM pg_roles WHERE rolname = current_user";
     assert_eq!(text(&application, role).await, "ragway f f f f");
     // What the owner made later is open for rows …
-    application.batch_execute("INSERT INTO t VALUES ('[3,4]'); DELETE FROM t WHERE v = '[1,2]'").await.unwrap();
+    application
+        .batch_execute("INSERT INTO t VALUES ('[3,4]'); DELETE FROM t WHERE v = '[1,2]'")
+        .await
+        .unwrap();
     assert_eq!(text(&application, "SELECT v::text FROM t").await, "[3,4]");
     // … and closed for changes of the schema.
     for statement in ["CREATE TABLE u ()", "DROP TABLE t", "CREATE SCHEMA s", "TRUNCATE t"] {
@@ -111,8 +124,7 @@ async fn stopped_server_is_gone_and_the_next_start_finds_the_data() {
 
     postgres.stop().await.unwrap();
     assert!(connect(&url).await.is_err());
-    let alive = Command::new("kill").args(["-0", &pid]).output().await.unwrap();
-    assert!(!alive.status.success(), "process {pid} is still there");
+    assert!(!signal("0", &pid).await, "process {pid} is still there");
 
     let postgres = place.start().await;
     assert_eq!(postgres.url().expose_secret(), url.expose_secret(), "port and password stay the same");
@@ -170,7 +182,7 @@ async fn crashed_server_is_noticed_and_started_again() {
     let admin = connect(&postgres.admin_url()).await.unwrap();
     admin.batch_execute("CREATE TABLE t AS SELECT 'kept'::text AS word").await.unwrap();
     let pid = text(&admin, "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)").await;
-    assert!(Command::new("kill").args(["-9", &pid]).status().await.unwrap().success());
+    assert!(signal("KILL", &pid).await);
 
     for _ in 0..600 {
         if postgres.exited().is_some() {
@@ -223,26 +235,31 @@ async fn killed_process_leaves_no_server() {
 #[tokio::test]
 async fn leftover_server_is_stopped() {
     let place = Place::new().await;
-    let mut postgres = place.start().await;
-    // A server that nobody watches: the end of its shell script, as after a kill of both.
-    let admin = connect(&postgres.admin_url()).await.unwrap();
-    let started = text(&admin, "SELECT pg_postmaster_start_time()::text").await;
-    let Hold::Owner { server, .. } = &mut postgres.hold else { panic!("not the owner") };
-    server.abandon().await;
-    drop(postgres);
-    connect(&place_url(&place)).await.unwrap();
+    place.start().await.stop().await.unwrap();
+    let cluster = Cluster::locate(&place.home, &place.pg0).unwrap();
+    let port = fs::read_to_string(place.home.data.join("postgres/port")).unwrap().parse().unwrap();
+    let mut leftover = cluster.unwatched_server(port).spawn().unwrap();
+    while cluster.accepting_port().await.is_none() {
+        assert!(leftover.try_wait().unwrap().is_none(), "the leftover did not start");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Reaps it, as init does with a real one.
+    let ended = tokio::task::spawn_blocking(move || leftover.wait());
 
     let postgres = place.start().await;
     assert!(postgres.is_owner());
-    let admin = connect(&postgres.admin_url()).await.unwrap();
-    assert_ne!(text(&admin, "SELECT pg_postmaster_start_time()::text").await, started);
+    assert!(ended.await.unwrap().unwrap().success(), "it was not a clean shutdown");
+    connect(&postgres.url()).await.unwrap();
     postgres.stop().await.unwrap();
 }
 
-fn place_url(place: &Place) -> SecretString {
-    let cluster = Cluster::locate(&place.home, &place.pg0).unwrap();
-    let port = fs::read_to_string(place.home.data.join("postgres/port")).unwrap().parse().unwrap();
-    cluster.url(Login::Admin, port)
+#[tokio::test]
+async fn lost_password_is_said_at_once() {
+    let place = Place::new().await;
+    place.start().await.stop().await.unwrap();
+    fs::remove_file(place.home.data.join("postgres/ragway_admin.password")).unwrap();
+    let error = EmbeddedPostgres::start(&place.home, &place.pg0).await.err().unwrap().to_string();
+    assert!(error.contains("password authentication failed"), "{error}");
 }
 
 #[tokio::test]
