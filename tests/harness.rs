@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -218,7 +219,14 @@ async fn server() -> &'static (SecretString, SecretString) {
 
 fn temporary_folder() -> &'static std::path::Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
+    FOLDER
+        .get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            // As root the server runs as another user, who must be able to reach it.
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+            folder
+        })
+        .path()
 }
 
 fn at_database(url: &SecretString, name: &str) -> SecretString {

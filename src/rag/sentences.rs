@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     fn split(text: &str) -> Vec<&str> {
-        sentences(text).into_iter().map(|(start, end)| &text[start..end]).collect()
+        sentences(text).into_iter().map(|range| &text[range]).collect()
     }
 
     #[track_caller]
@@ -287,7 +287,7 @@ mod tests {
         let text = "A. b?c \u{3000}。。 \"x.\"\n\n 😀! e\u{301}. …\t1. 2. 3.\r\n|x|";
         let mut covered = vec![false; text.len()];
         let mut last = 0;
-        for (start, end) in sentences(text) {
+        for Range { start, end } in sentences(text) {
             assert!(start >= last && end > start);
             covered[start..end].fill(true);
             last = end;
