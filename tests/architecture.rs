@@ -7,11 +7,38 @@ use std::{
 
 /// Module → what its files must not mention.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("config", &["crate::assets", "crate::models", "crate::store", "crate::rag", "crate::http", "crate::app"]),
+    (
+        "config",
+        &["crate::assets", "crate::models", "crate::store", "crate::rag", "crate::http", "crate::app"],
+    ),
     ("assets", &["crate::models", "crate::store", "crate::rag", "crate::http", "crate::app", "actix"]),
-    ("models", &["crate::assets", "crate::store", "crate::rag", "crate::http", "crate::app", "actix", "tokio_postgres"]),
+    (
+        "models",
+        &[
+            "crate::assets",
+            "crate::store",
+            "crate::rag",
+            "crate::http",
+            "crate::app",
+            "actix",
+            "tokio_postgres",
+        ],
+    ),
     ("store", &["crate::models", "crate::rag", "crate::http", "crate::app", "actix", "candle"]),
-    ("rag", &["crate::http", "crate::app", "crate::assets", "actix", "utoipa", "tokio_postgres", "candle_", "async_openai", "StatusCode"]),
+    (
+        "rag",
+        &[
+            "crate::http",
+            "crate::app",
+            "crate::assets",
+            "actix",
+            "utoipa",
+            "tokio_postgres",
+            "candle_",
+            "async_openai",
+            "StatusCode",
+        ],
+    ),
     ("http", &["crate::app", "crate::assets", "tokio_postgres", "candle_", "async_openai", "SELECT "]),
 ];
 

@@ -61,7 +61,10 @@ async fn a_cited_answer_of_a_remote_model_is_passed_on() {
     let app = ferry_with(&server).await;
     let body = answer(&app).await;
     assert_eq!(body["answer"], "A bicycle costs 3 euros each way. [1]");
-    assert_eq!((&body["method"], &body["answered"], &body["model"]), (&json!("generated"), &json!(true), &json!("remote")));
+    assert_eq!(
+        (&body["method"], &body["answered"], &body["model"]),
+        (&json!("generated"), &json!(true), &json!("remote"))
+    );
     let citation = &body["citations"][0];
     assert_eq!((&citation["n"], &citation["attached"]), (&json!(1), &json!(false)));
     assert_eq!(citation["quote"], "A bicycle costs 3 euros each way.");
@@ -101,7 +104,8 @@ async fn an_unsupported_answer_is_replaced_by_the_documents_own_words() {
 
 #[tokio::test]
 async fn an_unsupported_sentence_after_a_supported_one_is_left_out_and_noted() {
-    let server = llm_saying(&["A bicycle costs 3 euros each way [1]. A tandem is sold for 900 dollars [1]."]).await;
+    let server =
+        llm_saying(&["A bicycle costs 3 euros each way [1]. A tandem is sold for 900 dollars [1]."]).await;
     let body = answer(&ferry_with(&server).await).await;
     assert_eq!(body["answer"], "A bicycle costs 3 euros each way. [1]");
     assert_eq!(body["method"], "generated");
@@ -120,7 +124,8 @@ async fn a_model_that_finds_no_answer_is_believed() {
 async fn what_the_documents_do_not_hold_is_not_asked_of_a_model() {
     let server = llm_saying(&["Paris."]).await;
     let app = ferry_with(&server).await;
-    let body = good(app.ask(json!({"question": "Who painted the ceiling of the Sistine Chapel?"})).await).await;
+    let body =
+        good(app.ask(json!({"question": "Who painted the ceiling of the Sistine Chapel?"})).await).await;
     assert_eq!((&body["method"], &body["answered"]), (&json!("abstained"), &json!(false)));
     assert!(server.received_requests().await.unwrap().is_empty());
 }
@@ -139,7 +144,10 @@ async fn the_next_backend_takes_over_and_what_failed_is_told() {
     assert_eq!((&body["model"], &body["method"]), (&json!("remote"), &json!("generated")));
     assert_eq!(body["attempts"][0]["model"], "broken");
     let health = good(app.get("/health").send().await.unwrap()).await;
-    assert_eq!(health["answers"], json!([{"model": "broken", "healthy": false}, {"model": "remote", "healthy": true}]));
+    assert_eq!(
+        health["answers"],
+        json!([{"model": "broken", "healthy": false}, {"model": "remote", "healthy": true}])
+    );
 }
 
 #[tokio::test]
@@ -166,7 +174,9 @@ async fn the_deadline_covers_every_backend() {
 
 #[tokio::test]
 async fn a_streamed_answer_equals_the_whole_one() {
-    let server = llm_saying(&["A bicycle costs 3 eu", "ros each way [1]. Children", " under six travel free [1]."]).await;
+    let server =
+        llm_saying(&["A bicycle costs 3 eu", "ros each way [1]. Children", " under six travel free [1]."])
+            .await;
     let app = ferry_with(&server).await;
     let mut whole = answer(&app).await;
     let response = app.ask(json!({"question": QUESTION, "stream": true})).await;

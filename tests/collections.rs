@@ -64,7 +64,11 @@ async fn a_collection_of_another_space_is_refused_with_what_to_do() {
     let stored = app.post("/api/v1/documents?collection=foreign").json(&document).send().await.unwrap();
     problem(stored, 409, "space_mismatch").await;
     good(app.get("/health/ready").send().await.unwrap()).await;
-    execute(&app.admin_url, "DELETE FROM collections WHERE name = 'default'; UPDATE collections SET name = 'default'").await;
+    execute(
+        &app.admin_url,
+        "DELETE FROM collections WHERE name = 'default'; UPDATE collections SET name = 'default'",
+    )
+    .await;
     problem(app.get("/health/ready").send().await.unwrap(), 409, "space_mismatch").await;
 }
 
@@ -77,7 +81,10 @@ async fn the_database_itself_refuses_a_vector_of_another_space() {
             .await
             .unwrap();
     tokio::spawn(connection);
-    client.batch_execute("SELECT register_embedding_space('other@0:mean:l2:fp32', 'other', 384)").await.unwrap();
+    client
+        .batch_execute("SELECT register_embedding_space('other@0:mean:l2:fp32', 'other', 384)")
+        .await
+        .unwrap();
     let mixed = client.batch_execute("UPDATE passages SET space_id = 'other@0:mean:l2:fp32'").await;
     assert!(mixed.unwrap_err().as_db_error().unwrap().message().contains("foreign key"));
     let short = client.batch_execute("UPDATE passages SET embedding = '[1,2,3]'").await;

@@ -17,16 +17,15 @@ async fn a_lost_database_is_503_and_recovers_by_itself() {
     assert!(lost.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
     let told = problem(lost, 503, "database_unavailable").await;
     assert!(!told["detail"].as_str().unwrap().contains("127.0.0.1"), "the cause leaks: {told}");
-    problem(app.ask(json!({"question": "What does a bicycle cost?"})).await, 503, "database_unavailable").await;
+    problem(app.ask(json!({"question": "What does a bicycle cost?"})).await, 503, "database_unavailable")
+        .await;
     problem(app.get("/health/ready").send().await.unwrap(), 503, "database_unavailable").await;
     assert_eq!(app.get("/health/live").send().await.unwrap().status(), 200);
     // Embedding needs no database.
     good(app.post("/api/v1/embed").json(&json!({"texts": ["a"]})).send().await.unwrap()).await;
     proxy.mend();
-    eventually("searches work again", async || {
-        app.search(json!({"query": "bicycle"})).await.status() == 200
-    })
-    .await;
+    eventually("searches work again", async || app.search(json!({"query": "bicycle"})).await.status() == 200)
+        .await;
 }
 
 #[tokio::test]
@@ -45,7 +44,9 @@ async fn the_application_role_reads_and_writes_rows_and_nothing_else() {
         tokio_postgres::connect(url.expose_secret(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("SELECT count(*) FROM passages").await.unwrap();
-    for statement in ["CREATE TABLE t (id int)", "DROP TABLE passages", "ALTER TABLE passages DISABLE TRIGGER ALL"] {
+    for statement in
+        ["CREATE TABLE t (id int)", "DROP TABLE passages", "ALTER TABLE passages DISABLE TRIGGER ALL"]
+    {
         let refused = client.batch_execute(statement).await.unwrap_err();
         assert!(refused.as_db_error().is_some(), "{statement}");
     }

@@ -14,7 +14,8 @@ fn file(name: &str, bytes: impl Into<Vec<u8>>) -> Part {
 #[tokio::test]
 async fn a_document_is_stored_read_and_deleted_for_good() {
     let app = TestApp::start().await;
-    let stored = app.store(json!({"content": "# Fares\n\nA bicycle costs 3 euros.", "metadata": {"a": 1}})).await;
+    let stored =
+        app.store(json!({"content": "# Fares\n\nA bicycle costs 3 euros.", "metadata": {"a": 1}})).await;
     assert_eq!(stored["status"], "created");
     let path = format!("/api/v1/documents/{}", stored["id"].as_str().unwrap());
     let shown = good(app.get(&path).send().await.unwrap()).await;
@@ -34,7 +35,9 @@ async fn a_document_is_stored_read_and_deleted_for_good() {
 async fn the_same_content_is_recognised_and_new_metadata_taken_over() {
     let app = TestApp::start().await;
     let first = app.store(json!({"content": "The bridge opens at noon.", "metadata": {"v": 1}})).await;
-    let again = app.post("/api/v1/documents").json(&json!({"content": "The bridge opens at noon.", "metadata": {"v": 1}}));
+    let again = app
+        .post("/api/v1/documents")
+        .json(&json!({"content": "The bridge opens at noon.", "metadata": {"v": 1}}));
     let again = again.send().await.unwrap();
     assert_eq!(again.status(), 200);
     let again = good(again).await["documents"][0].clone();
@@ -100,7 +103,8 @@ async fn a_bad_file_does_not_keep_the_good_ones_out() {
     assert_eq!(response.status(), 207);
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["documents"].as_array().unwrap().len(), 1);
-    let failed: Vec<_> = body["failed"].as_array().unwrap().iter().map(|f| (&f["index"], &f["name"])).collect();
+    let failed: Vec<_> =
+        body["failed"].as_array().unwrap().iter().map(|f| (&f["index"], &f["name"])).collect();
     assert_eq!(failed, [(&json!(1), &json!("bad.bin")), (&json!(2), &json!("empty.txt"))]);
 }
 
@@ -130,7 +134,8 @@ async fn wrong_requests_are_told_what_is_wrong() {
     problem(send(json!({"content": 7})).await, 400, "invalid_request").await;
     problem(send(json!({"documents": []})).await, 400, "invalid_request").await;
     problem(send(json!({"content": "Some text.", "metadata": [1]})).await, 400, "invalid_request").await;
-    problem(send(json!({"content": "Some text.", "metadata": {"a": "\u{0}"}})).await, 400, "invalid_request").await;
+    problem(send(json!({"content": "Some text.", "metadata": {"a": "\u{0}"}})).await, 400, "invalid_request")
+        .await;
     problem(send(json!({"content": "Some text.", "title": "\u{0}"})).await, 400, "invalid_request").await;
     let plain = app.post("/api/v1/documents").body("just text").send().await.unwrap();
     problem(plain, 415, "unsupported_content_type").await;
@@ -154,7 +159,11 @@ async fn a_listing_has_pages() {
     loop {
         let page = good(app.get(&path).send().await.unwrap()).await;
         assert_eq!(page["total"], 5);
-        let ids = page["documents"].as_array().unwrap().iter().map(|d| d["external_id"].as_str().unwrap().to_owned());
+        let ids = page["documents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d["external_id"].as_str().unwrap().to_owned());
         seen.extend(ids);
         match page["next"].as_str() {
             Some(next) => path = format!("/api/v1/documents?limit=2&after={next}"),
@@ -197,6 +206,9 @@ fn pdf(line: &str) -> Vec<u8> {
     for offset in offsets {
         out.extend(format!("{offset:010} 00000 n \n").bytes());
     }
-    out.extend(format!("trailer\n<< /Size {} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n", objects.len() + 1).bytes());
+    out.extend(
+        format!("trailer\n<< /Size {} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n", objects.len() + 1)
+            .bytes(),
+    );
     out
 }

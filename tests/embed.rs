@@ -50,7 +50,8 @@ async fn wrong_requests_are_told_what_is_wrong() {
     let unknown = json!({"texts": ["a"], "model_name": "gpt"});
     problem(send("/api/v1/embed", unknown).await, 400, "unknown_model").await;
     problem(send("/api/v1/embed", json!({"texts": []})).await, 400, "invalid_request").await;
-    let told = problem(send("/api/v1/embed", json!({"texts": ["a", " "]})).await, 400, "invalid_request").await;
+    let told =
+        problem(send("/api/v1/embed", json!({"texts": ["a", " "]})).await, 400, "invalid_request").await;
     assert!(told["detail"].as_str().unwrap().contains("texts[1]"));
     let many = json!({"texts": vec!["a"; 2049]});
     let told = problem(send("/api/v1/embed", many).await, 400, "invalid_request").await;

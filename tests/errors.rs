@@ -7,7 +7,14 @@ use crate::harness::{TestApp, good, problem};
 #[tokio::test]
 async fn malformed_bodies_are_problems() {
     let app = TestApp::start().await;
-    for path in ["/api/v1/embed", "/embed/text-embedding", "/api/v1/search", "/api/v1/ask", "/api/v1/documents", "/api/v1/collections"] {
+    for path in [
+        "/api/v1/embed",
+        "/embed/text-embedding",
+        "/api/v1/search",
+        "/api/v1/ask",
+        "/api/v1/documents",
+        "/api/v1/collections",
+    ] {
         let raw = async |body: &[u8]| {
             let request = app.post(path).header("content-type", "application/json").body(body.to_vec());
             request.send().await.unwrap()

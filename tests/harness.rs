@@ -12,7 +12,10 @@ use ragway::{
     app::{Application, postgres_wheel},
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
-    models::{Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator, router::AnswerRouter},
+    models::{
+        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator,
+        router::AnswerRouter,
+    },
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
 };
@@ -34,7 +37,6 @@ pub struct Setup {
 pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
-    pub rag: Rag,
     pub proxy: Option<Proxy>,
     /// The database, as its owner.
     pub admin_url: SecretString,
@@ -63,10 +65,10 @@ impl TestApp {
         let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap());
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
+        let application = Application::start(listener, rag, 1, Vec::new()).unwrap();
         let url = format!("http://{}", application.address());
         tokio::spawn(application.run_until(std::future::pending()));
-        Self { url, client: reqwest::Client::new(), rag, proxy, admin_url }
+        Self { url, client: reqwest::Client::new(), proxy, admin_url }
     }
 
     pub fn post(&self, path: &str) -> RequestBuilder {
@@ -121,7 +123,8 @@ pub async fn good(response: Response) -> Value {
 
 /// The problem of a response that must be one, with its shape checked.
 pub async fn problem(response: Response, status: u16, code: &str) -> Value {
-    let (got, url, headers) = (response.status().as_u16(), response.url().clone(), response.headers().clone());
+    let (got, url, headers) =
+        (response.status().as_u16(), response.url().clone(), response.headers().clone());
     let body = response.text().await.unwrap();
     assert_eq!(got, status, "{url}: {body}");
     assert_eq!(headers["content-type"], "application/problem+json", "{url}: {body}");
@@ -157,7 +160,8 @@ pub async fn embedder() -> Arc<dyn Embedder> {
     let load = || async {
         let entry = catalog().embedders.remove(0);
         let folder = assets().obtain(&entry.name, &entry.files, &entry.sources).await.unwrap();
-        let embedder = tokio::task::spawn_blocking(move || BertEmbedder::load(&entry, &folder)).await.unwrap();
+        let embedder =
+            tokio::task::spawn_blocking(move || BertEmbedder::load(&entry, &folder)).await.unwrap();
         Arc::new(embedder.unwrap()) as Arc<dyn Embedder>
     };
     Arc::clone(EMBEDDER.get_or_init(load).await)

@@ -30,7 +30,8 @@ async fn browsers_of_other_origins_are_let_in_only_by_configuration() {
     };
     let response = preflight(&closed, "https://app.example").await;
     assert!(!response.headers().contains_key("access-control-allow-origin"));
-    let open = TestApp::with(|setup| setup.catalog.http.cors.origins = vec!["https://app.example".into()]).await;
+    let open =
+        TestApp::with(|setup| setup.catalog.http.cors.origins = vec!["https://app.example".into()]).await;
     let response = preflight(&open, "https://app.example").await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["access-control-allow-origin"], "https://app.example");

@@ -28,12 +28,20 @@ fn every_operation_is_described_with_its_errors() {
             operations += 1;
             let name = format!("{method} {path}");
             assert!(operation["summary"].is_string() && operation["description"].is_string(), "{name}");
-            let errors = operation["responses"].as_object().unwrap().keys().filter(|code| *code >= &"400".to_owned());
+            let errors =
+                operation["responses"].as_object().unwrap().keys().filter(|code| *code >= &"400".to_owned());
             let plain = ["/health/live", "/metrics", "/version"].contains(&path.as_str());
             assert!(plain || errors.count() > 0, "{name} names no error");
-            if let Some(reference) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() {
-                let schema = &schemas[reference.rsplit('/').next().unwrap()];
-                assert!(schema.to_string().contains("example"), "{name} has no example");
+            if let Some(reference) =
+                operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str()
+            {
+                let mut schema = schemas[reference.rsplit('/').next().unwrap()].to_string();
+                for (other, inner) in schemas {
+                    if schema.contains(&format!("schemas/{other}\"")) {
+                        schema.push_str(&inner.to_string());
+                    }
+                }
+                assert!(schema.contains("example"), "{name} has no example");
             }
         }
     }

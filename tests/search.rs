@@ -13,7 +13,9 @@ async fn ids(app: &TestApp, body: Value) -> Vec<String> {
 async fn the_nearest_passage_comes_first_with_its_document() {
     let app = TestApp::start().await;
     app.store_ferry().await;
-    let body = good(app.search(json!({"query": "What does a bicycle cost?", "k": 2, "threshold": -1.0})).await).await;
+    let body =
+        good(app.search(json!({"query": "What does a bicycle cost?", "k": 2, "threshold": -1.0})).await)
+            .await;
     let first = &body["results"][0];
     assert_eq!(first["external_id"], "fares");
     assert_eq!(first["title"], "Fares");
@@ -98,13 +100,14 @@ async fn a_selective_filter_finds_its_rows_through_the_index() {
         "INSERT INTO passages (id, tenant_id, collection_id, space_id, document_id, ordinal, content, metadata, embedding)
          SELECT gen_random_uuid(), p.tenant_id, p.collection_id, p.space_id, p.document_id, 1000 + n, 'copy',
                 jsonb_build_object('rare', n % 100 = 0),
-                (SELECT array_agg(random() - 0.5 + n * 0)::real[]::vector(384) FROM generate_series(1, 384))
+                (SELECT array_agg(random() - 0.5)::real[]::vector(384) FROM generate_series(1, 384 + n * 0))
          FROM (SELECT * FROM passages LIMIT 1) p, generate_series(1, 6000) n;
          ANALYZE passages",
     )
     .await;
     let found = async |exact: bool| {
-        let body = json!({"query": "ferry", "k": 20, "threshold": -1.0, "filters": {"rare": true}, "exact": exact});
+        let body =
+            json!({"query": "ferry", "k": 20, "threshold": -1.0, "filters": {"rare": true}, "exact": exact});
         ids(&app, body).await.len()
     };
     assert_eq!(found(true).await, 20);

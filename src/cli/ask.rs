@@ -81,9 +81,17 @@ fn print_end(answer: &Answer, sources: &[NumberedPassage]) {
 }
 
 fn print_explanation(explanation: &Explanation, sources: &[NumberedPassage]) {
-    println!("\nplan: {} passages of collection `{}` in space `{}`", explanation.k, explanation.collection, explanation.space);
+    println!(
+        "\nplan: {} passages of collection `{}` in space `{}`",
+        explanation.k, explanation.collection, explanation.space
+    );
     match explanation.best_similarity {
-        Some(best) => println!("best similarity {best:.3}, answered from {:.3} on", explanation.answer_cut),
+        Some(best) => println!(
+            "score {:.3} (best similarity {best:.3} + 0.4 × {:.2} of the question's words), answered from {:.2} on",
+            explanation.score.unwrap_or_default(),
+            explanation.question_coverage,
+            explanation.answer_cut
+        ),
         None => println!("no passage is similar enough"),
     }
     println!("\nstages:");

@@ -92,7 +92,8 @@ fn check_answers(config: &Config, assets: &Assets, checkup: &mut Checkup) -> Res
             Some(LlmEntry::Candle(entry)) => {
                 match assets.locate(&entry.name, &entry.files, &entry.sources)? {
                     Some(_) => checkup.good(&format!("{name}: local")),
-                    None => checkup.note(&format!("{name}: no weights here; `ragway models fetch {name}` fetches them")),
+                    None => checkup
+                        .note(&format!("{name}: no weights here; `ragway models fetch {name}` fetches them")),
                 }
             }
             None => {}
@@ -123,10 +124,8 @@ async fn check_database(config: &Config, assets: &Assets, checkup: &mut Checkup)
             report.warnings.iter().for_each(|warning| checkup.note(warning));
             database.stop().await?;
         }
-        Err(error) => checkup.problem(
-            &format!("{error:#}"),
-            "check DATABASE_URL, or unset it to use the embedded PostgreSQL",
-        ),
+        Err(error) => checkup
+            .problem(&format!("{error:#}"), "check DATABASE_URL, or unset it to use the embedded PostgreSQL"),
     }
     Ok(())
 }

@@ -41,7 +41,9 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
                 print_retrieval(&evaluate_retrieval(&parts.rag, folder, effort, &progress).await?);
             }
             Command::Answers { file, limit, model } => {
-                print_answers(&evaluate_answers(&parts.rag, file, *limit, model.as_deref(), &progress).await?);
+                print_answers(
+                    &evaluate_answers(&parts.rag, file, *limit, model.as_deref(), &progress).await?,
+                );
             }
         }
         Ok(ExitCode::SUCCESS)

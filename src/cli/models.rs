@@ -48,7 +48,10 @@ fn list(config: &Config, assets: &Assets) -> Result<ExitCode> {
         if let LlmEntry::Openai(entry) = llm {
             let ready = entry.api_key_env.as_ref().is_none_or(|name| std::env::var(name).is_ok());
             let state = if ready { "set up" } else { "no key" };
-            println!("{:28} {:9} {:12} {:8} {} ({})", entry.name, "openai", "-", state, entry.base_url, entry.model);
+            println!(
+                "{:28} {:9} {:12} {:8} {} ({})",
+                entry.name, "openai", "-", state, entry.base_url, entry.model
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -43,7 +43,11 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
         for passage in &found.passages {
             let title = passage.title.as_deref().unwrap_or("untitled");
             let heading = passage.heading.as_deref().unwrap_or_default();
-            println!("{:.3}  {title}  {heading}\n       {}\n", passage.similarity, passage.content.replace('\n', "\n       "));
+            println!(
+                "{:.3}  {title}  {heading}\n       {}\n",
+                passage.similarity,
+                passage.content.replace('\n', "\n       ")
+            );
         }
         Ok(ExitCode::SUCCESS)
     })

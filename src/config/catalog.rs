@@ -171,7 +171,7 @@ pub struct EmbedderEntry {
     pub max_tokens: usize,
     /// Search results of a lower similarity are left out unless the request gives a threshold.
     pub min_similarity: f32,
-    /// A question whose best passage is below is answered with "not in the documents".
+    /// A question of a lower score (see `rag::ask`) is answered with "not in the documents".
     pub answer_cut: f32,
     pub files: Vec<PinnedFile>,
     pub sources: Vec<Source>,

@@ -7,7 +7,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Elapsed, Gateway, error::{ApiError, Problem}, search::count};
+use super::{
+    Elapsed, Gateway,
+    error::{ApiError, Problem},
+    search::count,
+};
 use crate::{
     models::Speaker,
     rag::{
@@ -111,9 +115,13 @@ pub struct ExplainBody {
     collection: String,
     space: String,
     k: usize,
-    /// Questions whose best passage is below are not answered.
+    /// Questions whose score is below are not answered.
     answer_cut: f32,
     best_similarity: Option<f32>,
+    /// Share of the question's content words that one passage holds.
+    question_coverage: f32,
+    /// best_similarity + 0.4 × question_coverage
+    score: Option<f32>,
     /// Passages given to the model.
     passages_used: usize,
     passages: Vec<SourceBody>,
@@ -224,7 +232,8 @@ fn server_sent(event: &str, data: &impl Serialize) -> web::Bytes {
 }
 
 fn interrupted() -> RagError {
-    crate::models::ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into()
+    crate::models::ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }
+        .into()
 }
 
 fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
@@ -261,6 +270,8 @@ fn explain(explanation: Explanation, sources: &[NumberedPassage]) -> ExplainBody
         k: explanation.k,
         answer_cut: explanation.answer_cut,
         best_similarity: explanation.best_similarity,
+        question_coverage: explanation.question_coverage,
+        score: explanation.score,
         passages_used: explanation.passages_used,
         passages: sources.iter().map(SourceBody::from).collect(),
         prompt: explanation

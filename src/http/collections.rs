@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{Gateway, error::{ApiError, Problem}};
+use super::{
+    Gateway,
+    error::{ApiError, Problem},
+};
 use crate::store::{Collection, TenantId};
 
 /// A collection to be made.

@@ -12,9 +12,17 @@ use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{Gateway, error::{ApiError, Problem}, extractors::parse_json, upload};
+use super::{
+    Gateway,
+    error::{ApiError, Problem},
+    extractors::parse_json,
+    upload,
+};
 use crate::{
-    rag::{RagError, ingest::{Ingested, SourceFile}},
+    rag::{
+        RagError,
+        ingest::{Ingested, SourceFile},
+    },
     store::{Document, DocumentSummary, SaveOutcome, TenantId},
 };
 
@@ -43,7 +51,7 @@ pub struct NewDocument {
     #[serde(default)]
     #[schema(value_type = Option<Object>, example = json!({"language": "en"}))]
     metadata: Value,
-    /// Absent: told from the content.
+    /// Absent: Markdown, or HTML when the content begins like it.
     #[schema(example = "text/markdown")]
     content_type: Option<String>,
 }
@@ -164,11 +172,7 @@ impl From<DocumentSummary> for DocumentBody {
 
 impl From<Document> for WholeDocument {
     fn from(document: Document) -> Self {
-        Self {
-            document: document.summary.into(),
-            collection: document.collection,
-            content: document.content,
-        }
+        Self { document: document.summary.into(), collection: document.collection, content: document.content }
     }
 }
 
@@ -191,7 +195,8 @@ impl From<NewDocument> for SourceFile {
     fn from(document: NewDocument) -> Self {
         Self {
             name: None,
-            content_type: document.content_type,
+            // Plain text is Markdown too; HTML is told from its beginning.
+            content_type: document.content_type.or_else(|| Some("text/markdown".into())),
             bytes: document.content.into_bytes(),
             title: document.title,
             source: document.source,
@@ -290,10 +295,8 @@ pub async fn list(
     if !(1..=MAX_PAGE).contains(&page.limit) {
         return Err(ApiError::invalid(format!("limit: must be between 1 and {MAX_PAGE}, is {}", page.limit)));
     }
-    let found = gateway
-        .rag
-        .documents(TenantId::DEFAULT, page.collection.as_deref(), page.after, page.limit)
-        .await?;
+    let found =
+        gateway.rag.documents(TenantId::DEFAULT, page.collection.as_deref(), page.after, page.limit).await?;
     Ok(web::Json(DocumentList {
         documents: found.documents.into_iter().map(DocumentBody::from).collect(),
         total: found.total,
@@ -360,10 +363,12 @@ async fn read_files(
         ));
     };
     match files.len() {
-        0 => Err(ApiError::invalid("no document: give `content`, `documents`, or a form with a field `file`")),
-        count if count > MAX_DOCUMENTS => {
-            Err(ApiError::invalid(format!("{count} documents in one request, at most {MAX_DOCUMENTS} are taken")))
+        0 => {
+            Err(ApiError::invalid("no document: give `content`, `documents`, or a form with a field `file`"))
         }
+        count if count > MAX_DOCUMENTS => Err(ApiError::invalid(format!(
+            "{count} documents in one request, at most {MAX_DOCUMENTS} are taken"
+        ))),
         _ => Ok(files),
     }
 }

@@ -4,7 +4,10 @@ use actix_web::{post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Elapsed, Gateway, error::{ApiError, Problem}};
+use super::{
+    Elapsed, Gateway,
+    error::{ApiError, Problem},
+};
 use crate::{config::TEXT_ROUTE, models::TextRole, rag::embed::EmbedderChoice};
 
 /// Texts for the text route or for a named model.

@@ -66,7 +66,8 @@ impl ApiError {
 
     /// 413 with the limit.
     pub fn too_large(limit: usize) -> Self {
-        let detail = format!("the body is larger than {limit} bytes (http.max_body_bytes); send less at once");
+        let detail =
+            format!("the body is larger than {limit} bytes (http.max_body_bytes); send less at once");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     }
 
@@ -165,7 +166,9 @@ impl From<ModelError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
                     .retry_after(retry_after.as_secs())
             }
-            ModelError::Unfit { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unfit_for_model", detail),
+            ModelError::Unfit { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unfit_for_model", detail)
+            }
             ModelError::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", detail),
             ModelError::Unavailable { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", detail).retry_after(5)
@@ -179,7 +182,9 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let detail = error.to_string();
         match error {
-            StoreError::UnknownCollection(_) => Self::new(StatusCode::NOT_FOUND, "unknown_collection", detail),
+            StoreError::UnknownCollection(_) => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_collection", detail)
+            }
             StoreError::CollectionExists(_) => Self::new(StatusCode::CONFLICT, "collection_exists", detail),
             StoreError::Unavailable(_) | StoreError::PoolExhausted => {
                 tracing::error!(error = detail, "the database is unavailable");

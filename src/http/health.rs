@@ -4,7 +4,10 @@ use actix_web::{HttpResponse, get, http::StatusCode, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Gateway, error::{ApiError, Problem}};
+use super::{
+    Gateway,
+    error::{ApiError, Problem},
+};
 
 /// How ragway is.
 #[derive(Debug, Serialize, ToSchema)]

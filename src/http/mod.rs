@@ -104,7 +104,8 @@ fn cors(settings: &CorsSettings) -> Cors {
         .expose_headers(["x-request-id", "retry-after"])
         .max_age(3600);
     for origin in &settings.origins {
-        cors = if origin == "*" { cors.allow_any_origin().send_wildcard() } else { cors.allowed_origin(origin) };
+        cors =
+            if origin == "*" { cors.allow_any_origin().send_wildcard() } else { cors.allowed_origin(origin) };
     }
     if settings.credentials { cors.supports_credentials() } else { cors }
 }

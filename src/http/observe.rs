@@ -56,7 +56,11 @@ pub async fn observe(
     let (status, elapsed) = (response.status(), started.elapsed());
     if let Some(gateway) = gateway {
         gateway.metrics.requests.with_label_values(&[endpoint.as_str(), status.as_str()]).inc();
-        gateway.metrics.request_seconds.with_label_values(&[endpoint.as_str()]).observe(elapsed.as_secs_f64());
+        gateway
+            .metrics
+            .request_seconds
+            .with_label_values(&[endpoint.as_str()])
+            .observe(elapsed.as_secs_f64());
     }
     span.record("endpoint", endpoint).record("status", status.as_u16());
     let elapsed_ms = elapsed.as_millis();

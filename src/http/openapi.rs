@@ -1,7 +1,10 @@
 //! The published description of the API.
 
 use actix_web::{App, web};
-use utoipa::{OpenApi as _, openapi::{HttpMethod, OpenApi}};
+use utoipa::{
+    OpenApi as _,
+    openapi::{HttpMethod, OpenApi},
+};
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use super::{ask, collections, documents, embed, health, search};
@@ -91,5 +94,7 @@ pub fn methods_of(document: &OpenApi, path: &str) -> Vec<&'static str> {
 fn matches(template: &str, path: &str) -> bool {
     let (template, path) = (template.split('/'), path.split('/'));
     template.clone().count() == path.clone().count()
-        && template.zip(path).all(|(wanted, given)| wanted == given || wanted.starts_with('{') && !given.is_empty())
+        && template
+            .zip(path)
+            .all(|(wanted, given)| wanted == given || wanted.starts_with('{') && !given.is_empty())
 }

@@ -37,7 +37,9 @@ async fn index() -> HttpResponse {
 #[get("/ui/{name}")]
 async fn assets(request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let found = ASSETS.iter().find(|(known, _, _)| *known == name.as_str());
-    found.map(|(_, media_type, body)| asset(media_type, body)).ok_or_else(|| ApiError::not_found(request.path()))
+    found
+        .map(|(_, media_type, body)| asset(media_type, body))
+        .ok_or_else(|| ApiError::not_found(request.path()))
 }
 
 /// Questions that the page offers.

@@ -6,7 +6,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Elapsed, Gateway, error::{ApiError, Problem}};
+use super::{
+    Elapsed, Gateway,
+    error::{ApiError, Problem},
+};
 use crate::{
     rag::{filters::parse_filter, search::SearchRequest},
     store::{FoundPassage, SearchEffort, TenantId},

@@ -24,8 +24,9 @@ pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, 
             "source" => common.source = Some(text),
             "external_id" => common.external_id = Some(text),
             "metadata" => {
-                common.metadata = serde_json::from_str(&text)
-                    .map_err(|error| ApiError::invalid(format!("form field `metadata`: not JSON: {error}")))?;
+                common.metadata = serde_json::from_str(&text).map_err(|error| {
+                    ApiError::invalid(format!("form field `metadata`: not JSON: {error}"))
+                })?;
             }
             _ => {
                 return Err(ApiError::invalid(format!(
@@ -35,7 +36,9 @@ pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, 
         }
     }
     if files.len() > 1 && (common.external_id.is_some() || common.title.is_some()) {
-        return Err(ApiError::invalid("title and external_id name one document; this form has several files"));
+        return Err(ApiError::invalid(
+            "title and external_id name one document; this form has several files",
+        ));
     }
     for file in &mut files {
         file.title.clone_from(&common.title);

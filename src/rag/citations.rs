@@ -55,7 +55,9 @@ impl SentenceReader {
             end = range.end;
             let mut piece = &text[range];
             let markers = leading_markers(piece);
-            if markers > 0 && let Some(previous) = found.last_mut() {
+            if markers > 0
+                && let Some(previous) = found.last_mut()
+            {
                 previous.cited.extend(cited_numbers(&piece[..markers]));
                 piece = &piece[markers..];
             }
@@ -131,11 +133,12 @@ mod tests {
 
     #[test]
     fn the_cut_of_the_stream_does_not_matter() {
-        let text = "It leaves at nine. [1] It costs 3 euros [2].\nDogs may come [17]. [x] is no marker.";
+        let text = "It leaves at nine. [1] It costs 3 euros [2].\nDogs may come [17]. The [x] is no marker.";
         let whole = read(&[text]);
-        assert_eq!(whole.len(), 4);
+        assert_eq!(whole.len(), 4, "{whole:?}");
         let letters: Vec<String> = text.chars().map(String::from).collect();
-        assert_eq!(read(&letters.iter().map(String::as_str).collect::<Vec<_>>()), whole);
+        let pieces = read(&letters.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(pieces, whole);
     }
 
     #[test]

@@ -25,6 +25,10 @@ impl Rag {
 
     /// Deletes a document with its passages.
     pub async fn delete_document(&self, tenant: TenantId, id: Uuid) -> Result<(), RagError> {
-        if self.store.delete_document(tenant, id).await? { Ok(()) } else { Err(RagError::UnknownDocument(id)) }
+        if self.store.delete_document(tenant, id).await? {
+            Ok(())
+        } else {
+            Err(RagError::UnknownDocument(id))
+        }
     }
 }

@@ -56,7 +56,10 @@ impl Rag {
                 RagError::UnknownModel(format!("Unknown model type: {name}. Known: {}", known().join(", ")))
             }),
             EmbedderChoice::Model(name) => self.embedders.named(name).cloned().ok_or_else(|| {
-                RagError::UnknownModel(format!("Unknown embedding model: {name}. Known: {}", known().join(", ")))
+                RagError::UnknownModel(format!(
+                    "Unknown embedding model: {name}. Known: {}",
+                    known().join(", ")
+                ))
             }),
         }
     }

@@ -24,7 +24,11 @@ pub fn parse_filter(value: &Value) -> Result<Option<Filter>, RagError> {
     }
     refuse_nul(value)?;
     let mut conditions = 0;
-    if is_typed(object) { typed(object, 0, &mut conditions).map(Some) } else { Ok(Some(Filter::Contains(object.clone()))) }
+    if is_typed(object) {
+        typed(object, 0, &mut conditions).map(Some)
+    } else {
+        Ok(Some(Filter::Contains(object.clone())))
+    }
 }
 
 /// A document may well have a metadata key `type`; the typed form also has `key` or `filters`.
@@ -71,8 +75,7 @@ fn comparison(operator: &str, object: &Map<String, Value>) -> Result<Filter, Rag
         .and_then(Value::as_str)
         .ok_or_else(|| invalid("a comparison needs a text `key`"))?
         .to_owned();
-    let value =
-        object.get("value").cloned().ok_or_else(|| invalid("a comparison needs a `value`"))?;
+    let value = object.get("value").cloned().ok_or_else(|| invalid("a comparison needs a `value`"))?;
     let ordered = |comparison| match value {
         Value::Number(_) | Value::String(_) => {
             Ok(Filter::Compare { key: key.clone(), comparison, value: value.clone() })
@@ -164,7 +167,9 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         assert!(message(json!([1])).contains("JSON object"));
-        assert!(message(json!({"type": "like", "key": "a", "value": "b"})).contains("unknown operator `like`"));
+        assert!(
+            message(json!({"type": "like", "key": "a", "value": "b"})).contains("unknown operator `like`")
+        );
         assert!(message(json!({"type": "and", "filters": []})).contains("empty"));
         assert!(message(json!({"type": "in", "key": "a", "value": 1})).contains("array"));
         assert!(message(json!({"type": "gt", "key": "a", "value": true})).contains("numbers and texts"));

@@ -75,7 +75,9 @@ impl Rag {
         document: &NewDocument,
         passages: &[NewPassage],
     ) -> Result<Saved, RagError> {
-        if let Some(passage) = passages.iter().find(|passage| passage.vector.len() != collection.space.dimension) {
+        if let Some(passage) =
+            passages.iter().find(|passage| passage.vector.len() != collection.space.dimension)
+        {
             return Err(RagError::SpaceMismatch {
                 collection: collection.name.clone(),
                 stored: collection.space.id.clone(),
@@ -125,7 +127,8 @@ fn with_context(title: Option<&str>, chunk: &Chunk) -> String {
 
 fn read(file: SourceFile) -> Result<(NewDocument, Extracted), RagError> {
     let extracted = extract(file.name.as_deref(), file.content_type.as_deref(), &file.bytes)?;
-    let metadata = if file.metadata.is_null() { Value::Object(serde_json::Map::new()) } else { file.metadata };
+    let metadata =
+        if file.metadata.is_null() { Value::Object(serde_json::Map::new()) } else { file.metadata };
     let document = NewDocument {
         external_id: file.external_id,
         content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
@@ -139,8 +142,12 @@ fn read(file: SourceFile) -> Result<(NewDocument, Extracted), RagError> {
 }
 
 fn check_labels(file: &SourceFile) -> Result<(), RagError> {
-    let labels =
-        [("title", &file.title), ("source", &file.source), ("external_id", &file.external_id), ("name", &file.name)];
+    let labels = [
+        ("title", &file.title),
+        ("source", &file.source),
+        ("external_id", &file.external_id),
+        ("name", &file.name),
+    ];
     for (field, label) in labels {
         let Some(label) = label else { continue };
         if label.trim().is_empty() || label.len() > MAX_LABEL_BYTES || label.contains('\0') {

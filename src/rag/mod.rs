@@ -3,21 +3,21 @@
 //! Absent here: HTTP, SQL, vendors. *Search* is a prefix of *ask*, *embed* of
 //! *search*; each file calls the one before it.
 
-pub mod filters;
-pub mod embed;
-pub mod search;
-pub mod prompts;
-pub mod grounding;
-pub mod citations;
-pub mod extractive;
 pub mod ask;
-pub mod extract;
-pub mod sentences;
 pub mod chunk;
-pub mod ingest;
+pub mod citations;
 pub mod collections;
 mod documents;
+pub mod embed;
 pub mod evaluate;
+pub mod extract;
+pub mod extractive;
+pub mod filters;
+pub mod grounding;
+pub mod ingest;
+pub mod prompts;
+pub mod search;
+pub mod sentences;
 
 use std::sync::Arc;
 

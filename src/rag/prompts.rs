@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, Value, context};
+use minijinja::{Environment, UndefinedBehavior, Value, context, syntax::SyntaxConfig};
 
 use super::RagError;
 use crate::models::{Message, Speaker};
@@ -32,7 +32,8 @@ impl Prompts {
     pub fn load(folder: Option<&Path>) -> Result<Self, RagError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(problem)?;
+        let syntax =
+            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(problem)?;
         environment.set_syntax(syntax);
         let built_in = [
             (SYSTEM, include_str!("../../prompts/answer.system.jinja")),
@@ -62,7 +63,10 @@ impl Prompts {
             .collect();
         let variables = context!(question => question, passages => passages, abstention => ABSTENTION);
         let render = |name: &str| {
-            self.environment.get_template(name).and_then(|template| template.render(&variables)).map_err(problem)
+            self.environment
+                .get_template(name)
+                .and_then(|template| template.render(&variables))
+                .map_err(problem)
         };
         Ok(vec![
             Message { speaker: Speaker::System, text: render(SYSTEM)? },
@@ -77,7 +81,10 @@ impl Prompts {
         let rendered: String = messages.into_iter().map(|message| message.text).collect();
         for needed in ["check-question", "check-passage"] {
             if !rendered.contains(needed) {
-                return Err(RagError::Prompt(format!("the {} is not in what the templates render", &needed[6..])));
+                return Err(RagError::Prompt(format!(
+                    "the {} is not in what the templates render",
+                    &needed[6..]
+                )));
             }
         }
         Ok(())

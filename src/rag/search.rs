@@ -1,6 +1,9 @@
 //! The passages nearest to a query.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{DEFAULT_COLLECTION, Rag, RagError};
 use crate::{
@@ -50,7 +53,9 @@ impl Rag {
         let min_similarity = match request.threshold {
             Some(threshold) if (-1.0..=1.0).contains(&threshold) => threshold,
             Some(threshold) => {
-                return Err(RagError::Invalid(format!("threshold: must be between -1 and 1, is {threshold}")));
+                return Err(RagError::Invalid(format!(
+                    "threshold: must be between -1 and 1, is {threshold}"
+                )));
             }
             None => self.min_similarity(&collection),
         };

@@ -281,7 +281,12 @@ async fn refresh(
     let stored = transaction
         .query_typed_opt(
             &statement,
-            &[(&tenant.0, Type::UUID), (&collection.id, Type::UUID), (&document.content_hash, Type::BYTEA), (&document.external_id, Type::TEXT)],
+            &[
+                (&tenant.0, Type::UUID),
+                (&collection.id, Type::UUID),
+                (&document.content_hash, Type::BYTEA),
+                (&document.external_id, Type::TEXT),
+            ],
         )
         .await?
         .map(|row| DocumentSummary::from_row(&row));

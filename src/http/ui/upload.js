@@ -63,12 +63,8 @@ async function addFile(file) {
   const body = new FormData();
   body.append("file", file, file.name);
   const response = await send("api/v1/documents", { method: "POST", body });
-  const answer = await response.json().catch(() => ({}));
-  const documents = answer.documents ?? answer.results ?? [answer];
-  const failed = documents.find((document) => document.error);
-  if (failed) throw typeof failed.error === "string" ? new Problem("Not added", failed.error) : Problem.from(failed.error);
-  if (documents.every((document) => document.outcome === "unchanged")) return "Already there";
-  const passages = documents.reduce((sum, document) => sum + (document.passages ?? 0), 0);
-  const verb = documents.every((document) => document.outcome === "updated") ? "Updated" : "Added";
+  const [{ status, passages }] = (await response.json()).documents;
+  if (status === "unchanged") return "Already there";
+  const verb = status === "updated" ? "Updated" : "Added";
   return passages ? `${verb}, ${count(passages, "passage")}` : verb;
 }

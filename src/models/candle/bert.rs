@@ -153,7 +153,9 @@ impl Encoder {
         let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
         if entry.max_tokens > config.max_position_embeddings {
             let most = config.max_position_embeddings;
-            return Err(format!("models.toml says max_tokens {}, the model reads {most}", entry.max_tokens).into());
+            return Err(
+                format!("models.toml says max_tokens {}, the model reads {most}", entry.max_tokens).into()
+            );
         }
         let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         // The file of a published model often carries the limits of its training.
@@ -179,8 +181,10 @@ impl Encoder {
                 continue; // The caller left while its job waited.
             }
             let result = job.span.in_scope(|| {
-                self.embed(&job.texts)
-                    .map_err(|error| ModelError::Failed { model: self.name.clone(), reason: error.to_string() })
+                self.embed(&job.texts).map_err(|error| ModelError::Failed {
+                    model: self.name.clone(),
+                    reason: error.to_string(),
+                })
             });
             // An error here means that the caller left meanwhile.
             let _ = job.reply.send(result);

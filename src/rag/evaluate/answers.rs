@@ -170,7 +170,8 @@ impl Tally {
         report.f1 += best(&|gold| scores::f1(&plain, gold));
         report.contains_gold += best(&|gold| f64::from(u8::from(scores::contains(&plain, gold))));
         self.citations += answer.citations.len();
-        self.good_citations += answer.citations.iter().filter(|citation| right(&citation.document_id)).count();
+        self.good_citations +=
+            answer.citations.iter().filter(|citation| right(&citation.document_id)).count();
     }
 
     fn report(mut self) -> AnswerReport {
@@ -191,7 +192,9 @@ fn without_citations(answer: &str) -> String {
     let mut plain = String::with_capacity(answer.len());
     for (index, part) in answer.split('[').enumerate() {
         match part.split_once(']') {
-            Some((inside, rest)) if index > 0 && inside.chars().all(|c| c.is_ascii_digit()) => plain.push_str(rest),
+            Some((inside, rest)) if index > 0 && inside.chars().all(|c| c.is_ascii_digit()) => {
+                plain.push_str(rest)
+            }
             _ => plain.push_str(part),
         }
     }

@@ -1,10 +1,6 @@
 //! Retrieval on a BEIR-format folder: `corpus.jsonl`, `queries.jsonl`, `qrels/test.tsv`.
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::Path,
-};
+use std::{collections::HashMap, fs, path::Path};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -152,7 +148,8 @@ fn read_judgements(path: &Path) -> Result<HashMap<String, HashMap<String, f64>>,
     for (number, line) in text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = || EvaluationError::data(path, format!("line {}: not three columns", number + 1));
         let mut columns = line.split('\t');
-        let (Some(query), Some(document), Some(score)) = (columns.next(), columns.next(), columns.next()) else {
+        let (Some(query), Some(document), Some(score)) = (columns.next(), columns.next(), columns.next())
+        else {
             return Err(wrong());
         };
         let score = score.trim().parse().map_err(|_| wrong())?;
