@@ -212,7 +212,7 @@ async fn explain_shows_plan_scores_prompt_and_times() {
     let body = good(app.ask(json!({"question": QUESTION, "explain": true, "k": 2})).await).await;
     let explain = &body["explain"];
     assert_eq!(explain["k"], 2);
-    assert!(explain["best_similarity"].as_f64().unwrap() >= explain["answer_cut"].as_f64().unwrap());
+    assert!(explain["score"].as_f64().unwrap() >= explain["answer_cut"].as_f64().unwrap());
     assert_eq!(explain["prompt"][0]["role"], "system");
     let stages: Vec<_> = explain["stages"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
     assert_eq!(stages, ["embed question", "search", "generate and check"]);

@@ -31,8 +31,10 @@ impl SentenceReader {
         let ranges = sentences(&self.buffer);
         let Some(last) = ranges.last() else { return Vec::new() };
         // A marker after the full stop belongs to the sentence before it, and may have come only in part.
-        let last_text = self.buffer[last.start..].trim_start();
-        if ranges.len() < 2 || without_markers(last_text).trim().is_empty() || last_text.ends_with('[') {
+        let last_text = &self.buffer[last.clone()];
+        let after_markers = last_text[leading_markers(last_text)..].trim_start();
+        let in_a_marker = after_markers.starts_with('[') && !after_markers.contains(']');
+        if ranges.len() < 2 || after_markers.is_empty() || in_a_marker {
             return Vec::new();
         }
         let keep_from = last.start + leading_markers(&self.buffer[last.start..]);
