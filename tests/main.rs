@@ -8,6 +8,7 @@ mod harness;
 
 mod architecture;
 mod ask;
+mod cli;
 mod collections;
 mod database;
 mod documents;
