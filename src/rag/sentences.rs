@@ -142,6 +142,9 @@ fn ends_sentence(run: &str, from: usize, at: usize, after: usize) -> bool {
 /// Whether the full stop after `word` belongs to it, given what comes next.
 fn is_abbreviation(word: &str, is_first: bool, rest: &str, next: char) -> bool {
     let lower = word.to_lowercase();
+    if word.is_empty() {
+        return false;
+    }
     let near = &rest[..rest.floor_char_boundary(NEXT_WORD)];
     let next_word = near.split(|c: char| !c.is_alphanumeric()).find(|w| !w.is_empty()).unwrap_or_default();
     if is_short_number(word) {

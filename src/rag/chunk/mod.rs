@@ -31,6 +31,9 @@ pub struct Chunk {
     pub heading: Option<String>,
 }
 
+/// More than text has in any language and vocabulary.
+const MAX_BYTES_PER_TOKEN: usize = 24;
+
 /// Cuts `text` into passages of at most `limits.max_tokens`.
 ///
 /// Sections, paragraphs and sentences stay whole where they fit; a word, a table
@@ -47,6 +50,8 @@ pub fn chunk(
     count_tokens: &dyn Fn(&str) -> usize,
 ) -> Vec<Chunk> {
     let max_tokens = limits.max_tokens.max(1);
+    // A tokenizer may take a text that it does not know, of any length, for one token.
+    let count_tokens = &|text: &str| count_tokens(text).max(text.len() / MAX_BYTES_PER_TOKEN);
     let outline = if format.is_markdown() { markdown::outline(text) } else { markdown::plain(text) };
     let pieces = pieces::cut(text, &outline.blocks, max_tokens, count_tokens);
     let packer = Packer {
@@ -282,6 +287,13 @@ mod tests {
                 assert!(text.lines().any(|whole| whole == line), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn text_that_counts_as_one_token_is_cut_all_the_same() {
+        let text = "เรือเฟอร์รี่".repeat(500);
+        let got = chunk(&text, Format::Text, ChunkLimits { max_tokens: 10, overlap_tokens: 0 }, &|_| 1);
+        assert!(got.iter().all(|chunk| chunk.text.len() < 11 * MAX_BYTES_PER_TOKEN));
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub(super) struct Piece {
 /// Bytes above which a piece is cut before it is counted: tokenizers are slow with long texts.
 const MAX_BYTES: usize = 8192;
 
+/// How far from where it should be a boundary between words or characters is looked for, in bytes.
+const NEAR: usize = 64;
+
 /// Pieces of all blocks, in order, of at most `max_tokens` where characters allow.
 pub(super) fn cut(
     text: &str,
@@ -156,21 +159,21 @@ fn cut_before(text: &str, limit: usize) -> usize {
         let at = window.rfind(char::is_whitespace)?;
         Some(at + window[at..].chars().next()?.len_utf8()).filter(|at| *at < limit).filter(late)
     };
-    // Scripts without blanks: the word boundaries of Unicode Standard Annex 29,
-    // looked for near the limit only.
-    let near = text.floor_char_boundary(limit - limit.min(64));
-    let boundary = || {
-        let last = text[near..]
-            .split_word_bound_indices()
-            .map(|(at, _)| near + at)
-            .take_while(|at| *at <= limit)
-            .last();
-        last.filter(late)
+    // Scripts without blanks: the boundaries of Unicode Standard Annex 29, looked for
+    // near the limit only.
+    let (near, far) = (limit - limit.min(NEAR), (limit + NEAR).min(text.len()));
+    let (near, far) = (text.floor_char_boundary(near), text.ceil_char_boundary(far));
+    let around = &text[near..far];
+    let last = |at: usize| Some(near + at).filter(late);
+    let word =
+        || around.split_word_bound_indices().map(|(at, _)| at).take_while(|at| near + at <= limit).last();
+    let cluster =
+        || around.grapheme_indices(true).map(|(at, _)| at).take_while(|at| near + at <= limit).last();
+    let boundary = || word().and_then(last).or_else(|| cluster().and_then(last));
+    let first = || match text[..far].graphemes(true).next() {
+        Some(one) if one.len() <= NEAR => one.len(),
+        // A character under more marks than anyone can read.
+        _ => limit.max(text.chars().next().map_or(1, char::len_utf8)),
     };
-    let grapheme = || {
-        let ends = text[near..].grapheme_indices(true).map(|(at, _)| near + at);
-        ends.take_while(|at| *at <= limit).last().filter(late)
-    };
-    let first = || text.graphemes(true).next().map_or(text.len(), str::len);
-    line_end.or_else(word_end).or_else(boundary).or_else(grapheme).unwrap_or_else(first)
+    line_end.or_else(word_end).or_else(boundary).unwrap_or_else(first)
 }

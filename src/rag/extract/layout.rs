@@ -27,8 +27,11 @@ pub(super) type Page = Vec<Line>;
 pub(super) struct Layout {
     pub pages: Vec<Page>,
     /// Glyphs seen, and those of them that no character is known for.
-    pub glyphs: usize,
-    pub unmapped: usize,
+    glyphs: usize,
+    unmapped: usize,
+    /// Strings shown, and those of them that the reader could make no glyph of.
+    strings: usize,
+    silent_strings: usize,
     line: Option<OpenLine>,
     at_string_start: bool,
     max_glyphs: usize,
@@ -58,11 +61,18 @@ impl Layout {
             pages: Vec::new(),
             glyphs: 0,
             unmapped: 0,
+            strings: 0,
+            silent_strings: 0,
             line: None,
             at_string_start: true,
             max_glyphs,
             deadline,
         }
+    }
+
+    /// Whether much of what is drawn has no known characters, so that the text would mislead.
+    pub fn is_mostly_unmapped(&self) -> bool {
+        self.unmapped * 5 > self.glyphs || self.silent_strings * 2 > self.strings
     }
 
     fn close_line(&mut self) {
@@ -75,11 +85,11 @@ impl Layout {
         }
     }
 
-    fn check_bounds(&self) -> Result<(), OutputError> {
-        if self.glyphs > self.max_glyphs {
+    fn check_bounds(&self, seen: usize) -> Result<(), OutputError> {
+        if seen > self.max_glyphs {
             return Err(io::Error::other(format!("more than {} characters", self.max_glyphs)).into());
         }
-        if self.glyphs.is_multiple_of(256) && Instant::now() > self.deadline {
+        if seen.is_multiple_of(256) && Instant::now() > self.deadline {
             return Err(io::Error::other("it takes too long").into());
         }
         Ok(())
@@ -104,7 +114,8 @@ impl OutputDev for Layout {
 
     fn begin_word(&mut self) -> Result<(), OutputError> {
         self.at_string_start = true;
-        Ok(())
+        self.strings += 1;
+        self.check_bounds(self.strings)
     }
 
     fn output_character(
@@ -116,7 +127,7 @@ impl OutputDev for Layout {
         glyph: &str,
     ) -> Result<(), OutputError> {
         self.glyphs += 1;
-        self.check_bounds()?;
+        self.check_bounds(self.glyphs)?;
         // Drawn, but without an entry in the font's table of characters.
         let glyph = if glyph.is_empty() { "\u{fffd}" } else { &characters(glyph) };
         if glyph.contains('\u{fffd}') {
@@ -136,6 +147,8 @@ impl OutputDev for Layout {
     }
 
     fn end_word(&mut self) -> Result<(), OutputError> {
+        // Still at its start: not one glyph came.
+        self.silent_strings += usize::from(self.at_string_start);
         Ok(())
     }
 

@@ -78,7 +78,7 @@ pub enum ExtractError {
     NotUtf8 { offset: usize, byte: u8 },
     #[error("not valid {encoding}: malformed at byte offset {offset}")]
     Malformed { encoding: &'static str, offset: usize },
-    #[error("not text: the content is binary")]
+    #[error("not text: the content is binary, or UTF-16 without a byte-order mark")]
     Binary,
     #[error("contains a NUL character at offset {offset}, which cannot be stored; remove it from the text")]
     Nul { offset: usize },
