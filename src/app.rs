@@ -242,7 +242,10 @@ async fn obtain_local_llm(catalog: &Catalog, assets: &Assets) -> Result<Option<(
     for entry in entries {
         match assets.obtain(&entry.name, &entry.files, &entry.sources).await {
             Ok(folder) => return Ok(Some((entry.clone(), folder))),
-            Err(error) => tracing::warn!("{} is left out: {error}", entry.name),
+            Err(error) => {
+                tracing::debug!("{error}");
+                tracing::warn!("{} is left out: it cannot be fetched", entry.name);
+            }
         }
     }
     Ok(None)

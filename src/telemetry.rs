@@ -20,8 +20,8 @@ pub enum Verbosity {
 }
 
 /// Starts logging. `RAGWAY_LOG=json` or `text` decides the form; without it a
-/// terminal gets text (stderr), anything else bunyan lines (stdout for a
-/// server, stderr for a command).
+/// terminal and every command but `serve` get text (stderr), a server without a
+/// terminal gets bunyan lines (stdout).
 pub fn start(verbosity: Verbosity) -> Result<(), SetGlobalDefaultError> {
     let level = match verbosity {
         // refinery and pdf-extract tell every step of theirs.
@@ -31,7 +31,7 @@ pub fn start(verbosity: Verbosity) -> Result<(), SetGlobalDefaultError> {
     let text = match std::env::var("RAGWAY_LOG").as_deref() {
         Ok("json") => false,
         Ok("text") => true,
-        _ => stderr().is_terminal(),
+        _ => verbosity == Verbosity::Warnings || stderr().is_terminal(),
     };
     let mut directives = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
     if !text {

@@ -46,7 +46,7 @@ pub const DOCUMENTS: &[DemoDocument] = documents![
 pub const QUESTIONS: &[DemoQuestion] = &[
     answered("How long does the crossing to Hestwick take?", "55 minutes", "welcome.md"),
     answered("How much is a day rover?", "32 crowns", "fares.md"),
-    answered("Who founded the company, and in which year?", "Agnes Calloway", "history.md"),
+    answered("Who bought the first boat of the ferry company?", "Agnes Calloway", "history.md"),
     answered("How many cars fit on the Grey Heron?", "42", "booking-and-refunds.md"),
     answered("At what wind speed does the Marigold Finch stop sailing?", "40 km/h", "weather.md"),
     answered("How long do you keep lost keys?", "180 days", "lost-property.md"),
@@ -56,7 +56,7 @@ pub const QUESTIONS: &[DemoQuestion] = &[
         "bicycles-and-pets.md",
     ),
     answered("Does a companion of a disabled passenger have to pay?", "goes free", "accessibility.md"),
-    answered("What does ragway do with a citation that was not retrieved?", "is removed", "ragway.md"),
+    answered("What happens to a citation number that belongs to no passage?", "is removed", "ragway.md"),
     unanswered("Which fish are in the Galley's fish soup?"),
     unanswered("How deep is Tarn Sound at its deepest point?"),
     unanswered("Is there a swimming pool on Hestwick?"),
