@@ -26,6 +26,7 @@ use ragway::{
 };
 
 fn main() -> anyhow::Result<()> {
+    ragway::app::size_thread_pools();
     tokio::runtime::Runtime::new()?.block_on(run())
 }
 

@@ -36,7 +36,6 @@ pub struct Parts {
 impl Parts {
     /// Fetches what is missing, starts the database, migrates, loads the models.
     pub async fn build(config: &Config, assets: &Assets) -> Result<Self> {
-        size_thread_pools();
         let prompts = Prompts::load(config.prompts.as_deref())?;
         let catalog = Arc::new(config.catalog.clone());
         let chosen = Chosen::obtain(config, assets).await?;
@@ -311,9 +310,22 @@ fn role_of(url: &SecretString) -> Option<String> {
     config.get_user().map(str::to_owned)
 }
 
-/// rayon would count physical cores and ignore what a container may use.
-fn size_thread_pools() {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    // An error means that the pool was built before, by an earlier call.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+/// Lets candle compute on every core that this process may use. To be called first of all.
+///
+/// candle asks `RAYON_NUM_THREADS`, else counts physical cores: it ignores what a
+/// container may use, and on some virtual machines it finds one core of several
+/// (measured on one with two: half the speed).
+pub fn size_thread_pools() {
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    // Only Linux says how many threads there are, and only there the count goes wrong.
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if !alone || std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    #[expect(unsafe_code, reason = "candle takes the number from nowhere else")]
+    // SAFETY: no other thread exists that could read the environment meanwhile.
+    unsafe {
+        std::env::set_var(VARIABLE, cores.to_string());
+    }
 }

@@ -5,5 +5,6 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    ragway::app::size_thread_pools();
     cli::run()
 }
