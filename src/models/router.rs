@@ -23,9 +23,11 @@ pub struct AnswerRouter {
 }
 
 /// A generation that has begun.
-pub struct Routed {
+pub struct Routed<P> {
     /// Name of the backend that answers.
     pub backend: String,
+    /// What `plan` said for it beside the request.
+    pub plan: P,
     /// The backends that were asked before and what they said.
     pub attempts: Vec<Attempt>,
     /// Begins with a part of text. A failure from here on is not caught: text has been shown.
@@ -66,26 +68,26 @@ impl AnswerRouter {
         self.backends.iter().map(|backend| (backend.name().to_owned(), !backend.is_paused(now))).collect()
     }
 
-    /// The backends themselves, for budgets of tokens.
-    pub fn generators(&self) -> impl Iterator<Item = &dyn Generator> {
-        self.backends.iter().map(|backend| backend.generator.as_ref())
-    }
-
     /// Starts a generation on the first backend that gives a part of text.
     ///
+    /// `plan` makes the request for each backend that is asked: how much fits differs.
     /// With `wanted`, only the backend of this name is asked: who names a
     /// model does not want another one.
-    pub async fn generate(
+    pub async fn generate<P>(
         &self,
-        request: GenerateRequest,
+        plan: impl Fn(&dyn Generator) -> Result<(GenerateRequest, P), ModelError>,
         wanted: Option<&str>,
-    ) -> Result<Routed, RouteError> {
+    ) -> Result<Routed<P>, RouteError> {
         let mut attempts = Vec::new();
         for backend in self.candidates(wanted)? {
-            match backend.start(request.clone()).await {
-                Ok(stream) => {
+            let started = match plan(backend.generator.as_ref()) {
+                Ok((request, plan)) => backend.start(request).await.map(|stream| (stream, plan)),
+                Err(error) => Err(error),
+            };
+            match started {
+                Ok((stream, plan)) => {
                     let name = backend.name().to_owned();
-                    return Ok(Routed { backend: name, attempts, stream });
+                    return Ok(Routed { backend: name, plan, attempts, stream });
                 }
                 Err(error) => {
                     tracing::warn!(backend = backend.name(), %error, "an answer backend failed");
@@ -270,8 +272,9 @@ mod tests {
         ModelError::Unavailable { model: model.to_owned(), reason: "connection refused".to_owned() }
     }
 
-    fn request() -> GenerateRequest {
-        GenerateRequest { messages: Vec::new(), max_tokens: 10, temperature: 0.0, seed: None }
+    fn request(_: &dyn Generator) -> Result<(GenerateRequest, ()), ModelError> {
+        let request = GenerateRequest { messages: Vec::new(), max_tokens: 10, temperature: 0.0, seed: None };
+        Ok((request, ()))
     }
 
     fn router<const N: usize>(backends: [&Arc<Fixed>; N]) -> AnswerRouter {
@@ -281,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_backend_answers_whole() {
         let (first, second) = (Fixed::answering("first"), Fixed::answering("second"));
-        let routed = router([&first, &second]).generate(request(), None).await.unwrap();
+        let routed = router([&first, &second]).generate(request, None).await.unwrap();
         assert_eq!(routed.backend, "first");
         assert!(routed.attempts.is_empty());
         let parts: Vec<_> = routed.stream.map(Result::unwrap).collect().await;
@@ -298,7 +301,7 @@ mod tests {
         let good = Fixed::answering("good");
         let router = router([&refused, &broken, &silent, &good]);
 
-        let routed = router.generate(request(), None).await.unwrap();
+        let routed = router.generate(request, None).await.unwrap();
         assert_eq!(routed.backend, "good");
         let asked: Vec<_> = routed.attempts.iter().map(|attempt| attempt.backend.as_str()).collect();
         assert_eq!(asked, ["refused", "broken", "silent"]);
@@ -310,13 +313,13 @@ mod tests {
     async fn a_failed_backend_is_passed_over_but_is_the_last_resort() {
         let (bad, good) = (Fixed::failing("bad"), Fixed::answering("good"));
         let router = router([&bad, &good]);
-        router.generate(request(), None).await.unwrap();
-        router.generate(request(), None).await.unwrap();
+        router.generate(request, None).await.unwrap();
+        router.generate(request, None).await.unwrap();
         assert_eq!((bad.asked(), good.asked()), (1, 2));
 
         let router = self::router([&bad]);
         for _ in 0..2 {
-            let error = router.generate(request(), None).await.err().unwrap();
+            let error = router.generate(request, None).await.err().unwrap();
             assert!(error.to_string().contains("connection refused"), "{error}");
         }
         assert_eq!(bad.asked(), 3);
@@ -326,7 +329,7 @@ mod tests {
     async fn a_failure_after_the_first_text_is_passed_on_and_counts() {
         let torn = Fixed::new("torn", Ok(vec![text("half"), Err(down("torn"))]));
         let router = router([&torn, &Fixed::answering("other")]);
-        let routed = router.generate(request(), None).await.unwrap();
+        let routed = router.generate(request, None).await.unwrap();
         let parts: Vec<_> = routed.stream.collect().await;
         assert!(parts[0].is_ok() && parts[1].is_err());
         assert_eq!(router.health()[0], ("torn".to_owned(), false));
@@ -336,12 +339,12 @@ mod tests {
     async fn a_named_model_is_the_only_one_asked() {
         let (first, second) = (Fixed::answering("first"), Fixed::failing("second"));
         let router = router([&first, &second]);
-        let error = router.generate(request(), Some("second")).await.err().unwrap();
+        let error = router.generate(request, Some("second")).await.err().unwrap();
         assert!(matches!(error, RouteError::AllFailed { attempts } if attempts.len() == 1));
         assert_eq!(first.asked(), 0);
-        let error = router.generate(request(), Some("third")).await.err().unwrap();
+        let error = router.generate(request, Some("third")).await.err().unwrap();
         assert_eq!(error.to_string(), "unknown answer model `third`; there are: first, second");
-        let none = AnswerRouter::new(Vec::new()).generate(request(), None).await;
+        let none = AnswerRouter::new(Vec::new()).generate(request, None).await;
         assert!(matches!(none, Err(RouteError::NoBackend)));
     }
 

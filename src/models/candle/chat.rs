@@ -4,8 +4,7 @@ use candle_core::quantized::{
     gguf_file::{Content, Value},
     tokenizer::TokenizerFromGguf,
 };
-use minijinja::{Environment, context};
-use serde::Serialize;
+use minijinja::{Environment, context, syntax::SyntaxConfig};
 use tokenizers::{
     DecodeStream, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     Tokenizer,
@@ -44,12 +43,6 @@ pub struct ChatFormat {
     templates: Environment<'static>,
     /// Text and id of each control token.
     controls: Vec<(String, u32)>,
-}
-
-#[derive(Serialize)]
-struct TemplateMessage {
-    role: &'static str,
-    content: String,
 }
 
 impl ChatFormat {
@@ -107,18 +100,15 @@ impl ChatFormat {
     }
 
     fn render(&self, messages: &[Message]) -> Result<String, String> {
-        let messages: Vec<TemplateMessage> = messages
-            .iter()
-            .enumerate()
-            .map(|(index, message)| TemplateMessage {
-                role: match message.speaker {
-                    Speaker::System => "system",
-                    Speaker::User => "user",
-                    Speaker::Assistant => "assistant",
-                },
-                content: format!("{OPEN}{index}{CLOSE}"),
-            })
-            .collect();
+        let placeholder = |(index, message): (usize, &Message)| {
+            let role = match message.speaker {
+                Speaker::System => "system",
+                Speaker::User => "user",
+                Speaker::Assistant => "assistant",
+            };
+            context! { role, content => format!("{OPEN}{index}{CLOSE}") }
+        };
+        let messages: Vec<_> = messages.iter().enumerate().map(placeholder).collect();
         self.templates
             .get_template("chat")
             .and_then(|template| template.render(context! { messages, add_generation_prompt => true }))
@@ -217,11 +207,12 @@ fn is_control(kind: &Value) -> bool {
 /// Jinja as the models' authors use it: blocks eat the line break after them and the spaces before.
 fn environment(template: String) -> Result<Environment<'static>, String> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment
-        .add_template_owned("chat", template)
-        .map_err(|error| format!("the chat template has an error: {error:#}"))?;
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let added = syntax.and_then(|syntax| {
+        environment.set_syntax(syntax);
+        environment.add_template_owned("chat", template)
+    });
+    added.map_err(|error| format!("the chat template has an error: {error:#}"))?;
     Ok(environment)
 }
 
@@ -287,19 +278,23 @@ mod tests {
 
     #[test]
     fn the_files_own_template_is_used() {
-        let template = "{% for message in messages %}\n\
-            {% if loop.first and messages[0]['role'] != 'system' %}\n\
-            {{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}\n\
-            {% endif %}\n\
-            {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\n\
-            {%- endfor %}\n\
-            {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+        // Line breaks after blocks and spaces before them are not part of the conversation.
+        let template = "{% for message in messages %}
+            {% if loop.first and messages[0]['role'] != 'system' %}
+                {{- '<|im_start|>system\\nYou help.<|im_end|>\\n' -}}
+            {% endif %}
+            {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+        {% endfor %}
+        {% if add_generation_prompt %}
+{{ '<|im_start|>assistant\\n' }}{% endif %}";
         let format = ChatFormat::from_gguf(&file(Some(template))).unwrap();
-        let rest = "⟦im_start⟧user\nHi⟦im_end⟧\n⟦im_start⟧assistant\n";
-        assert_eq!(
-            seen(&format, &user("Hi")).replace("\n\n", "\n"),
-            format!("⟦im_start⟧system\nYou help.⟦im_end⟧\n{rest}")
-        );
+        let asked = "⟦im_start⟧user\nHi⟦im_end⟧\n⟦im_start⟧assistant\n";
+        let expected = format!("⟦im_start⟧system\nYou help.⟦im_end⟧\n{asked}");
+        assert_eq!(seen(&format, &user("Hi")), expected);
+        let mut own = user("Hi");
+        own.insert(0, Message { speaker: Speaker::System, text: "Be brief.".into() });
+        let expected = format!("⟦im_start⟧system\nBe brief.⟦im_end⟧\n{asked}");
+        assert_eq!(seen(&format, &own), expected);
     }
 
     #[test]

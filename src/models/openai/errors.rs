@@ -55,7 +55,9 @@ impl Server {
             },
             OpenAIError::Reqwest(error) => self.unreachable(error),
             OpenAIError::StreamError(error) => match *error {
-                StreamError::EventStream(reason) => self.unavailable(format!("the answer broke off: {reason}")),
+                StreamError::EventStream(reason) => {
+                    self.unavailable(format!("the answer broke off: {reason}"))
+                }
                 StreamError::UnknownEvent(_) => self.unavailable("it sent an unknown event".to_owned()),
             },
             OpenAIError::JSONDeserialize(error, _) => {
