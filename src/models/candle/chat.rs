@@ -278,19 +278,23 @@ mod tests {
 
     #[test]
     fn the_files_own_template_is_used() {
-        let template = "{% for message in messages %}\n\
-            {% if loop.first and messages[0]['role'] != 'system' %}\n\
-            {{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}\n\
-            {% endif %}\n\
-            {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\n\
-            {%- endfor %}\n\
-            {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+        // Line breaks after blocks and spaces before them are not part of the conversation.
+        let template = "{% for message in messages %}
+            {% if loop.first and messages[0]['role'] != 'system' %}
+                {{- '<|im_start|>system\\nYou help.<|im_end|>\\n' -}}
+            {% endif %}
+            {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+        {% endfor %}
+        {% if add_generation_prompt %}
+{{ '<|im_start|>assistant\\n' }}{% endif %}";
         let format = ChatFormat::from_gguf(&file(Some(template))).unwrap();
-        let rest = "⟦im_start⟧user\nHi⟦im_end⟧\n⟦im_start⟧assistant\n";
-        assert_eq!(
-            seen(&format, &user("Hi")).replace("\n\n", "\n"),
-            format!("⟦im_start⟧system\nYou help.⟦im_end⟧\n{rest}")
-        );
+        let asked = "⟦im_start⟧user\nHi⟦im_end⟧\n⟦im_start⟧assistant\n";
+        let expected = format!("⟦im_start⟧system\nYou help.⟦im_end⟧\n{asked}");
+        assert_eq!(seen(&format, &user("Hi")), expected);
+        let mut own = user("Hi");
+        own.insert(0, Message { speaker: Speaker::System, text: "Be brief.".into() });
+        let expected = format!("⟦im_start⟧system\nBe brief.⟦im_end⟧\n{asked}");
+        assert_eq!(seen(&format, &own), expected);
     }
 
     #[test]

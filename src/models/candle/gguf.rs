@@ -347,6 +347,18 @@ mod tests {
         assert_eq!(pace.wait_for(8), Duration::from_secs(60));
     }
 
+    #[test]
+    fn a_caller_that_left_stops_the_work() {
+        let (parts, receiver) = mpsc::unbounded_channel();
+        let request = GenerateRequest { messages: Vec::new(), max_tokens: 1, temperature: 0.0, seed: None };
+        let job = Job { request, parts, span: Span::none() };
+        assert!(send(&job, None).is_ok());
+        assert!(send(&job, Some("text".into())).is_ok());
+        drop(receiver);
+        assert!(matches!(send(&job, None), Err(Stop::CallerLeft)));
+        assert!(matches!(send(&job, Some("text".into())), Err(Stop::CallerLeft)));
+    }
+
     #[tokio::test]
     async fn a_model_that_dies_during_an_answer_is_an_error() {
         let (sender, receiver) = mpsc::unbounded_channel();
