@@ -11,6 +11,8 @@ use ragway::{
     },
 };
 
+type Said<'a> = (Speaker, &'a str);
+
 /// The folder with the GGUF file. The one place to connect to the shared harness.
 fn weights() -> PathBuf {
     let folder = std::env::var_os("RAGWAY_TEST_SMOLLM2_DIR");
@@ -29,7 +31,7 @@ async fn model() -> GgufGenerator {
     GgufGenerator::load(&entry(), &weights()).await.unwrap()
 }
 
-fn request(messages: &[(Speaker, &str)], max_tokens: usize) -> GenerateRequest {
+fn request(messages: &[Said], max_tokens: usize) -> GenerateRequest {
     let messages =
         messages.iter().map(|(speaker, text)| Message { speaker: *speaker, text: (*text).to_owned() });
     GenerateRequest { messages: messages.collect(), max_tokens, temperature: 0.0, seed: None }
@@ -82,12 +84,8 @@ async fn greedy_text_is_that_of_llama_cpp() {
     let model = model().await;
     let colours = "Red, green, blue, yellow, black, white.";
     let lighthouse = "The lighthouse on Skerrow Rock was completed in 1871 after four summers of work.";
-    let cases: [(&[(Speaker, &str)], usize, &str); 5] = [
-        (
-            &[(User, "Count from 1 to 20.")],
-            40,
-            "1. 1\n2. 2\n3. 3\n4. 4\n5. 5\n6. 6\n7. 7\n8. 8\n",
-        ),
+    let cases: [(&[Said], usize, &str); 5] = [
+        (&[(User, "Count from 1 to 20.")], 40, "1. 1\n2. 2\n3. 3\n4. 4\n5. 5\n6. 6\n7. 7\n8. 8\n"),
         (
             &[(User, "Write a Python function that adds two numbers.")],
             40,
