@@ -215,7 +215,7 @@ async fn explain_shows_plan_scores_prompt_and_times() {
     assert!(explain["score"].as_f64().unwrap() >= explain["answer_cut"].as_f64().unwrap());
     assert_eq!(explain["prompt"][0]["role"], "system");
     let stages: Vec<_> = explain["stages"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
-    assert_eq!(stages, ["embed question", "search", "generate and check"]);
+    assert_eq!(stages, ["embed question", "search", "rank sentences", "generate and check"]);
     assert!(explain["passages"][0]["similarity"].as_f64().unwrap() > 0.4);
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     Rag, RagError,
     citations::{CitedSentence, SentenceReader},
-    extractive::quotes,
+    extractive::{Quote, quotes, rank},
     grounding::{Evidence, Support},
     prompts::{ABSTENTION, PromptPassage},
     search::{SearchOutcome, SearchRequest, check_query},
@@ -193,6 +193,9 @@ impl Rag {
     }
 }
 
+/// Least score of what supports an answer's first sentence, as a share of the best sentence's.
+const MIN_RELEVANCE: f32 = 0.6;
+
 /// The caller went away: there is nobody to answer.
 struct CallerLeft;
 
@@ -220,6 +223,7 @@ struct Run {
     sources: Vec<NumberedPassage>,
     collection: Collection,
     question_vector: Vec<f32>,
+    ranking: Option<Vec<Quote>>,
     evidence: Evidence,
     events: mpsc::Sender<Result<AskEvent, RagError>>,
     started: Instant,
@@ -261,6 +265,7 @@ impl Run {
             sources: found.passages.into_iter().enumerate().map(numbered).collect(),
             collection: found.collection,
             question_vector: found.vector,
+            ranking: None,
             deadline: (started + Duration::from_millis(rag.catalog.ask.deadline_ms)).into(),
             rag,
             request,
@@ -401,9 +406,17 @@ impl Run {
         if invented > 0 {
             self.note("a citation of a passage that was not retrieved was removed");
         }
+        if self.text.contains(&sentence.text) {
+            return Ok(None); // Small models repeat themselves.
+        }
         let supports = self.supports(&sentence);
-        if supports.is_empty() {
+        let Some((first, _)) = supports.first() else {
             self.note("a sentence that the passages do not support was left out, with what followed");
+            return Ok(Some(self.so_far(backend)));
+        };
+        // What follows a sentence that answers may well be about something beside it.
+        if self.text.is_empty() && !self.is_relevant(first).await {
+            self.note("a sentence that does not answer the question was left out, with what followed");
             return Ok(Some(self.so_far(backend)));
         }
         let separator = match (self.text.is_empty(), sentence.new_line) {
@@ -443,11 +456,8 @@ impl Run {
 
     /// The answer in the documents' own words.
     async fn extract(&mut self) -> Result<(), CallerLeft> {
-        let started = Instant::now();
-        let found = self.quotes().await;
-        self.explanation.stages.push(("extract", started.elapsed()));
-        let found = match found {
-            Ok(found) => found,
+        let found = match self.ranking().await {
+            Ok(ranking) => quotes(ranking),
             Err(error) => return self.send_error(error).await,
         };
         if found.is_empty() {
@@ -463,10 +473,37 @@ impl Run {
         self.finish(Method::Extractive, EXTRACTIVE.into()).await
     }
 
-    async fn quotes(&self) -> Result<Vec<super::extractive::Quote>, RagError> {
-        let embedder = self.rag.embedder_of(&self.collection)?;
-        let texts: Vec<&str> = self.sources.iter().map(|source| source.passage.content.as_str()).collect();
-        quotes(embedder.as_ref(), &self.question_vector, &texts).await
+    /// The passages' sentences by nearness to the question; made once, when first needed.
+    async fn ranking(&mut self) -> Result<&[Quote], RagError> {
+        let ranking = match self.ranking.take() {
+            Some(ranking) => ranking,
+            None => {
+                let started = Instant::now();
+                let embedder = self.rag.embedder_of(&self.collection)?;
+                let texts: Vec<&str> =
+                    self.sources.iter().map(|source| source.passage.content.as_str()).collect();
+                let share = |text: &str| self.evidence.question_share(text);
+                let ranking = rank(embedder.as_ref(), &self.question_vector, &texts, share).await?;
+                self.explanation.stages.push(("rank sentences", started.elapsed()));
+                ranking
+            }
+        };
+        Ok(self.ranking.insert(ranking))
+    }
+
+    /// Whether the words that support a sentence have to do with the question.
+    ///
+    /// A small model copies true sentences that answer something else.
+    async fn is_relevant(&mut self, support: &Support) -> bool {
+        let Ok(ranking) = self.ranking().await else { return true };
+        let best = ranking.first().map_or(0.0, |quote| quote.score);
+        let score = ranking
+            .iter()
+            .filter(|quote| quote.passage == support.passage)
+            .filter(|quote| quote.range.start < support.quote.end && support.quote.start < quote.range.end)
+            .map(|quote| quote.score)
+            .reduce(f32::max);
+        score.is_none_or(|score| score >= best * MIN_RELEVANCE)
     }
 
     async fn abstain(&mut self, model: String) -> Result<(), CallerLeft> {

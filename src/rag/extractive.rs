@@ -11,6 +11,8 @@ const MAX_QUOTES: usize = 2;
 const SECOND_SHARE: f32 = 0.9;
 /// Sentences compared with a question: those of the first few passages.
 const MAX_SENTENCES: usize = 48;
+/// Weight of the question's words beside the cosine, as in `ask`'s score of a question.
+const WORD_WEIGHT: f32 = 0.3;
 
 /// A sentence of a passage.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,15 +20,18 @@ pub struct Quote {
     /// Index of the passage.
     pub passage: usize,
     pub range: Range<usize>,
-    /// Cosine similarity with the question.
-    pub similarity: f32,
+    /// Cosine similarity with the question, and [`WORD_WEIGHT`] times the share of its words.
+    pub score: f32,
 }
 
-/// The sentences nearest to the question, in reading order.
-pub async fn quotes(
+/// The sentences of the passages, nearest to the question first.
+///
+/// `share` is the share of the question's words that a text holds, 0 to 1.
+pub async fn rank(
     embedder: &dyn Embedder,
     question: &[f32],
     passages: &[&str],
+    share: impl Fn(&str) -> f32,
 ) -> Result<Vec<Quote>, RagError> {
     let candidates: Vec<(usize, Range<usize>)> = passages
         .iter()
@@ -35,28 +40,42 @@ pub async fn quotes(
         .filter(|(index, range)| says_something(&passages[*index][range.clone()]))
         .take(MAX_SENTENCES)
         .collect();
-    if candidates.is_empty() {
-        return Ok(Vec::new());
-    }
-    let texts = candidates.iter().map(|(index, range)| passages[*index][range.clone()].to_owned()).collect();
+    let texts: Vec<String> =
+        candidates.iter().map(|(index, range)| passages[*index][range.clone()].to_owned()).collect();
+    let shares: Vec<f32> = texts.iter().map(|text| share(text)).collect();
     let vectors = embedder.embed(texts, TextRole::Passage).await?.vectors;
     let mut ranked: Vec<Quote> = candidates
         .into_iter()
-        .zip(&vectors)
-        .map(|((passage, range), vector)| Quote { passage, range, similarity: cosine(question, vector) })
+        .zip(vectors.iter().zip(shares))
+        .map(|((passage, range), (vector, share))| Quote {
+            passage,
+            range,
+            score: cosine(question, vector) + WORD_WEIGHT * share,
+        })
         .collect();
-    ranked.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
-    let least = ranked.first().map_or(0.0, |best| best.similarity * SECOND_SHARE);
-    ranked.retain(|quote| quote.similarity >= least);
-    ranked.truncate(MAX_QUOTES);
-    ranked.sort_by_key(|quote| (quote.passage, quote.range.start));
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
     Ok(ranked)
+}
+
+/// The first of a ranking that are worth quoting, in reading order.
+pub fn quotes(ranking: &[Quote]) -> Vec<Quote> {
+    let least = ranking.first().map_or(0.0, |best| best.score * SECOND_SHARE);
+    let mut quotes: Vec<Quote> =
+        ranking.iter().take_while(|quote| quote.score >= least).take(MAX_QUOTES).cloned().collect();
+    quotes.sort_by_key(|quote| (quote.passage, quote.range.start));
+    quotes
 }
 
 /// Headings and list markers are no answers.
 fn says_something(sentence: &str) -> bool {
-    !sentence.starts_with('#') && sentence.split_whitespace().count() >= 3
-        || sentence.chars().filter(|c| c.is_alphabetic()).count() >= 12 && !sentence.starts_with('#')
+    let words = sentence.split_whitespace().count();
+    let letters = sentence.chars().filter(|c| c.is_alphabetic()).count();
+    !is_heading(sentence) && (words >= 3 || letters >= 12)
+}
+
+/// A heading names what follows and says nothing of it.
+pub fn is_heading(sentence: &str) -> bool {
+    sentence.starts_with('#')
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {

@@ -297,6 +297,26 @@ mod tests {
         assert_eq!(seen(&format, &own), expected);
     }
 
+    /// In the manner of Qwen2.5: branches for tools use a filter that is not there, and are not taken.
+    #[test]
+    fn a_template_may_know_tools() {
+        let template = "{%- if tools %}\n\
+            {{- '<|im_start|>system\\nTools: ' + (tools | tojson) + '<|im_end|>\\n' }}\n\
+            {%- else %}\n\
+            {%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{%- endif %}\n\
+            {%- endif %}\n\
+            {%- for message in messages %}\n\
+            {%- if (message.role == 'user') or (message.role == 'assistant' and not message.tool_calls) %}\n\
+            {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n\
+            {%- elif message.tool_calls %}{{- message.tool_calls | tojson }}{%- endif %}\n\
+            {%- endfor %}\n\
+            {%- if add_generation_prompt %}\n{{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n";
+        let format = ChatFormat::from_gguf(&file(Some(template))).unwrap();
+        let expected =
+            "⟦im_start⟧system\nYou help.⟦im_end⟧\n⟦im_start⟧user\nHi⟦im_end⟧\n⟦im_start⟧assistant\n";
+        assert_eq!(seen(&format, &user("Hi")), expected);
+    }
+
     #[test]
     fn control_tokens_in_a_text_stay_text() {
         let format = ChatFormat::from_gguf(&file(None)).unwrap();

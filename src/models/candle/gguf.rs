@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::BufReader,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -160,7 +160,7 @@ struct Worker {
 impl Worker {
     fn run(
         self,
-        path: &PathBuf,
+        path: &Path,
         loaded: oneshot::Sender<Result<Arc<ChatFormat>, ModelError>>,
         mut queue: mpsc::Receiver<Job>,
     ) {
