@@ -127,7 +127,7 @@ async fn a_prompt_that_does_not_fit_is_refused_with_the_counts() {
     let error = stream.next().await.unwrap().unwrap_err();
     assert!(stream.next().await.is_none(), "the stream ends with its error");
     let ModelError::Unfit { reason, .. } = &error else { panic!("{error:?}") };
-    assert!(reason.contains("may have 100") && reason.contains("768"), "{reason}");
+    assert!(reason.contains("may have 100") && reason.contains("1024"), "{reason}");
 
     let (parts, _) = read(model.generate(request(&[(Speaker::User, "Hi")], 4)).await.unwrap()).await;
     assert!(!parts.is_empty(), "the model goes on after a refusal");

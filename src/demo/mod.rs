@@ -44,8 +44,8 @@ pub const DOCUMENTS: &[DemoDocument] = documents![
 
 /// Questions to try; the last three are not answered by the documents.
 pub const QUESTIONS: &[DemoQuestion] = &[
-    answered("How long does the crossing to Hestwick take?", "55 minutes", "welcome.md"),
     answered("How much is a day rover?", "32 crowns", "fares.md"),
+    answered("How long does the crossing to Hestwick take?", "55 minutes", "welcome.md"),
     answered("Who bought the first boat of the ferry company?", "Agnes Calloway", "history.md"),
     answered("How many cars fit on the Grey Heron?", "42", "booking-and-refunds.md"),
     answered("At what wind speed does the Marigold Finch stop sailing?", "40 km/h", "weather.md"),
