@@ -3,6 +3,7 @@
 //!
 //! The first run fetches what is missing into `target/test-cache` (or
 //! `RAGWAY_TEST_CACHE`).
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
 mod harness;
 

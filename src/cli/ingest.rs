@@ -101,8 +101,9 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, failed: &mut Vec<(PathBuf, Str
     paths.sort();
     for path in paths {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        // A link to a folder could lead in a circle.
-        if !hidden && !(path.is_symlink() && path.is_dir()) {
+        // It could lead in a circle.
+        let linked_folder = path.is_symlink() && path.is_dir();
+        if !hidden && !linked_folder {
             collect(&path, files, failed);
         }
     }

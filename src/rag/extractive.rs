@@ -20,7 +20,7 @@ pub struct Quote {
     /// Index of the passage.
     pub passage: usize,
     pub range: Range<usize>,
-    /// Cosine similarity with the question, and [`WORD_WEIGHT`] times the share of its words.
+    /// Cosine similarity with the question, and 0.3 times the share of its words.
     pub score: f32,
 }
 

@@ -16,6 +16,10 @@ use crate::{
 
 /// Passages embedded in one call; between two calls other requests get their turn.
 const EMBED_BATCH: usize = 64;
+/// Tokens that what a passage stands under may take beside it.
+const CONTEXT_TOKENS: usize = 40;
+/// `[CLS]` and `[SEP]`.
+const SPECIAL_TOKENS: usize = 2;
 /// Longest title, source, external id, in bytes.
 const MAX_LABEL_BYTES: usize = 2048;
 
@@ -95,7 +99,9 @@ impl Rag {
     ) -> Result<Vec<NewPassage>, RagError> {
         let settings = &self.catalog.ingest;
         let limits = ChunkLimits {
-            max_tokens: settings.passage_tokens.min(embedder.max_tokens().saturating_sub(2)),
+            max_tokens: settings
+                .passage_tokens
+                .min(embedder.max_tokens().saturating_sub(CONTEXT_TOKENS + SPECIAL_TOKENS)),
             overlap_tokens: settings.overlap_tokens,
         };
         let counter = std::sync::Arc::clone(embedder);
@@ -105,7 +111,8 @@ impl Rag {
         .await?;
         let mut passages = Vec::with_capacity(chunks.len());
         for batch in chunks.chunks(EMBED_BATCH) {
-            let texts = batch.iter().map(|chunk| with_context(title.as_deref(), chunk)).collect();
+            let texts =
+                batch.iter().map(|chunk| with_context(embedder.as_ref(), title.as_deref(), chunk)).collect();
             let embeddings = embedder.embed(texts, TextRole::Passage).await?;
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
                 heading: chunk.heading.clone(),
@@ -118,10 +125,14 @@ impl Rag {
 }
 
 /// A passage is embedded together with what it stands under: "It costs 3 €" alone is about nothing.
-fn with_context(title: Option<&str>, chunk: &Chunk) -> String {
+///
+/// Where that is long it is left out: the model would not read the passage's end.
+fn with_context(embedder: &dyn Embedder, title: Option<&str>, chunk: &Chunk) -> String {
     match chunk.heading.as_deref().or(title) {
-        Some(context) => format!("{context}\n{}", chunk.text),
-        None => chunk.text.clone(),
+        Some(context) if embedder.count_tokens(context) <= CONTEXT_TOKENS => {
+            format!("{context}\n{}", chunk.text)
+        }
+        _ => chunk.text.clone(),
     }
 }
 

@@ -258,7 +258,7 @@ impl Store {
                     (&ordinals, Type::INT4_ARRAY),
                     (&headings, Type::TEXT_ARRAY),
                     (&contents, Type::TEXT_ARRAY),
-                    (&vectors, self.types.vector_array.clone()),
+                    (&vectors, self.pgvector.vector_array.clone()),
                 ],
             )
             .await?;

@@ -12,6 +12,9 @@ mod embedded_files {
 /// Identifies the migration lock among advisory locks of the database: "ragway" in ASCII.
 const LOCK: i64 = 0x7261_6777_6179;
 
+/// The first pgvector whose index scan goes on until enough rows pass the filter.
+pub(super) const ITERATIVE_SCAN: (u32, u32, u32) = (0, 8, 0);
+
 /// What the server is, and what is lost with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerReport {
@@ -100,9 +103,8 @@ fn warnings(server: i32, pgvector: &str) -> Vec<String> {
             server / 10_000
         ));
     }
-    let mut parts = pgvector.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if version < (0, 8, 0) {
+    let version = parse_version(pgvector);
+    if version < ITERATIVE_SCAN {
         warnings.push(format!(
             "pgvector {pgvector} has no iterative index scan (0.8 does): every search is exact, and slower on large collections"
         ));
@@ -112,6 +114,13 @@ fn warnings(server: i32, pgvector: &str) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// `0.8.5` as numbers; what is not a number counts as 0.
+pub(super) fn parse_version(version: &str) -> (u32, u32, u32) {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 fn full_message(error: &dyn std::error::Error) -> String {

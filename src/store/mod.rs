@@ -13,6 +13,7 @@ mod passages;
 pub use collections::Collection;
 pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
 pub use filter::{Comparison, Filter};
+use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
 
@@ -44,14 +45,16 @@ impl TenantId {
 #[derive(Clone)]
 pub struct Store {
     pool: Pool<PostgresConnectionManager<NoTls>>,
-    types: VectorTypes,
+    pgvector: Pgvector,
 }
 
-/// pgvector's types have no fixed OID: they are looked up once for each database.
+/// What is to be known of the extension; its types have no fixed OID.
 #[derive(Debug, Clone)]
-struct VectorTypes {
+struct Pgvector {
     vector: Type,
     vector_array: Type,
+    /// Without it, a filtered index scan could return too few rows.
+    iterative_scan: bool,
 }
 
 type Connection<'a> = PooledConnection<'a, PostgresConnectionManager<NoTls>>;
@@ -80,8 +83,8 @@ impl Store {
             .test_on_check_out(false)
             .connection_customizer(Box::new(StatementTimeout { ms: settings.statement_timeout_ms }))
             .build_unchecked(PostgresConnectionManager::new(config, NoTls));
-        let types = VectorTypes::look_up(&*pool.get().await?).await?;
-        Ok(Self { pool, types })
+        let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
+        Ok(Self { pool, pgvector })
     }
 
     /// Whether the database answers.
@@ -118,15 +121,23 @@ impl CustomizeConnection<Client, tokio_postgres::Error> for StatementTimeout {
     }
 }
 
-impl VectorTypes {
+impl Pgvector {
     async fn look_up(client: &Client) -> Result<Self, StoreError> {
         let row = client
-            .query_typed_opt("SELECT oid, typarray FROM pg_type WHERE oid = to_regtype('vector')", &[])
+            .query_typed_opt(
+                "SELECT t.oid, t.typarray, e.extversion FROM pg_type t, pg_extension e
+                 WHERE t.oid = to_regtype('vector') AND e.extname = 'vector'",
+                &[],
+            )
             .await?
             .ok_or(StoreError::NoPgvector)?;
-        let vector = Type::new("vector".into(), row.get(0), Kind::Simple, "public".into());
-        let array = Type::new("_vector".into(), row.get(1), Kind::Array(vector.clone()), "public".into());
-        Ok(Self { vector, vector_array: array })
+        let vector = Type::new("vector".into(), row.get("oid"), Kind::Simple, "public".into());
+        let array = Kind::Array(vector.clone());
+        Ok(Self {
+            vector_array: Type::new("_vector".into(), row.get("typarray"), array, "public".into()),
+            iterative_scan: parse_version(row.get("extversion")) >= ITERATIVE_SCAN,
+            vector,
+        })
     }
 }
 

@@ -64,17 +64,21 @@ impl FromRow for FoundPassage {
     }
 }
 
+/// Keeps the planner from the HNSW index.
+const EXACT: &str = "SELECT set_config('enable_indexscan', 'off', true)";
+
 impl Store {
     /// The `k` passages nearest to the vector, best first.
     pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<Vec<FoundPassage>, StoreError> {
         let mut parameters = Parameters::default();
         let statement = self.nearest_statement(&query, &mut parameters);
         let settings = match query.effort {
+            SearchEffort::Indexed if !self.pgvector.iterative_scan => EXACT,
             // 40 candidates, the extension's default, cannot return more than 40 rows in one pass.
             SearchEffort::Indexed => {
                 "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '100', true)"
             }
-            SearchEffort::Exact => "SELECT set_config('enable_indexscan', 'off', true)",
+            SearchEffort::Exact => EXACT,
         };
         let mut connection = self.connection().await?;
         let transaction = connection.transaction().await?;
@@ -86,7 +90,7 @@ impl Store {
     }
 
     fn nearest_statement(&self, query: &PassageQuery<'_>, parameters: &mut Parameters) -> String {
-        let vector = parameters.add(Vector::from(query.vector.clone()), self.types.vector.clone());
+        let vector = parameters.add(Vector::from(query.vector.clone()), self.pgvector.vector.clone());
         let tenant = parameters.add(query.tenant.0, Type::UUID);
         let collection = parameters.add(query.collection.id, Type::UUID);
         let space = parameters.add(query.collection.space.id.clone(), Type::TEXT);

@@ -181,7 +181,7 @@ impl Encoder {
                 continue; // The caller left while its job waited.
             }
             let result = job.span.in_scope(|| {
-                self.embed(&job.texts).map_err(|error| ModelError::Failed {
+                self.embed(&job.texts, &|| job.reply.is_closed()).map_err(|error| ModelError::Failed {
                     model: self.name.clone(),
                     reason: error.to_string(),
                 })
@@ -191,13 +191,17 @@ impl Encoder {
         }
     }
 
-    fn embed(&self, texts: &[String]) -> Result<Embeddings, AnyError> {
+    /// `abandoned` is asked between batches: nobody waits for the rest.
+    fn embed(&self, texts: &[String], abandoned: &dyn Fn() -> bool) -> Result<Embeddings, AnyError> {
         let tokens = texts.iter().map(|text| self.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
         // Texts of like length share a batch, so that little of it is padding.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&index| tokens[index].ids.len());
         let mut vectors = vec![Vec::new(); tokens.len()];
         for batch in order.chunks(BATCH_TEXTS) {
+            if abandoned() {
+                return Err("the caller left".into());
+            }
             let ids: Vec<&[u32]> = batch.iter().map(|&index| tokens[index].ids.as_slice()).collect();
             let embedded = Device::Cpu.with_context(|| self.forward(&ids))?;
             for (&index, vector) in batch.iter().zip(embedded) {

@@ -1,197 +1,29 @@
-//! A question in, a cited answer out.
-//!
-//! One flow serves streamed and whole answers: every sentence is checked
-//! against the passages before it leaves, so that what was streamed never has
-//! to be taken back.
+//! One question being answered.
 
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::timeout_at};
-use tracing::Instrument;
-use uuid::Uuid;
 
 use super::{
-    Rag, RagError,
-    citations::{CitedSentence, SentenceReader},
-    extractive::{Quote, quotes, rank},
-    grounding::{Evidence, Support},
-    prompts::{ABSTENTION, PromptPassage},
-    search::{SearchOutcome, SearchRequest, check_query},
+    Answer, AskEvent, AskRequest, Citation, EXTRACTIVE, Explanation, Method, NumberedPassage,
+    plan::{Plan, is_abstention, plan},
 };
 use crate::{
     models::{
-        GenerateRequest, GeneratedPart, Generator, Message, ModelError, Usage,
+        GeneratedPart, Generator, Usage,
         router::{Attempt, RouteError, Routed},
     },
-    store::{Collection, Filter, FoundPassage, SearchEffort, TenantId},
+    rag::{
+        Rag, RagError,
+        citations::{CitedSentence, SentenceReader},
+        extractive::{Quote, quotes, rank},
+        grounding::{Evidence, Support},
+        prompts::ABSTENTION,
+        search::SearchOutcome,
+    },
+    store::Collection,
 };
-
-/// Most passages of one question.
-pub const MAX_PASSAGES: usize = 50;
-/// The name that asks for the extractive answer.
-pub const EXTRACTIVE: &str = "extractive";
-
-/// A question.
-#[derive(Debug, Clone)]
-pub struct AskRequest {
-    pub tenant: TenantId,
-    pub collection: Option<String>,
-    pub question: String,
-    /// Passages to read; absent: `ask.passages` of models.toml.
-    pub k: Option<usize>,
-    pub filter: Option<Filter>,
-    /// A backend of `routes.answer`, or [`EXTRACTIVE`]; absent: the route's order.
-    pub model: Option<String>,
-    /// Whether the answer says how it was made.
-    pub explain: bool,
-}
-
-/// How an answer was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Written by a model, every sentence supported by a passage.
-    Generated,
-    /// Quoted from the passages.
-    Extractive,
-    /// The documents do not hold the answer.
-    Abstained,
-}
-
-/// A passage that was retrieved, with the number it is cited by.
-#[derive(Debug, Clone)]
-pub struct NumberedPassage {
-    /// From 1.
-    pub n: usize,
-    pub passage: FoundPassage,
-}
-
-/// A place in the documents that supports the answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Citation {
-    /// The number used in the answer.
-    pub n: usize,
-    pub document_id: Uuid,
-    pub passage_id: Uuid,
-    pub title: Option<String>,
-    pub source: Option<String>,
-    /// The supporting words, as they stand in the passage.
-    pub quote: String,
-    /// Cosine similarity of question and passage.
-    pub similarity: f32,
-    /// Whether ragway found this place because the model had not cited it.
-    pub attached: bool,
-}
-
-/// A whole answer.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    pub text: String,
-    pub method: Method,
-    pub citations: Vec<Citation>,
-    /// The backend that answered.
-    pub model: String,
-    pub usage: Usage,
-    /// Backends that failed before.
-    pub attempts: Vec<Attempt>,
-    /// What a reader should know, such as sentences left out.
-    pub notes: Vec<String>,
-    pub elapsed: Duration,
-    pub explanation: Option<Explanation>,
-}
-
-/// How an answer came to be.
-#[derive(Debug, Clone, Default)]
-pub struct Explanation {
-    pub collection: String,
-    pub space: String,
-    pub k: usize,
-    /// Score below which the question is not answered.
-    pub answer_cut: f32,
-    pub best_similarity: Option<f32>,
-    /// Share of the question's content words that one passage holds.
-    pub question_coverage: f32,
-    /// [`answerability`] of the two; absent: nothing was found.
-    pub score: Option<f32>,
-    /// Passages given to the model; the others did not fit its context.
-    pub passages_used: usize,
-    pub prompt: Vec<Message>,
-    /// Name and duration of each stage, in order.
-    pub stages: Vec<(&'static str, Duration)>,
-}
-
-/// What happens while a question is answered; `Done` is last.
-#[derive(Debug, Clone)]
-pub enum AskEvent {
-    /// What was retrieved, best first.
-    Sources(Vec<NumberedPassage>),
-    /// The next piece of the answer.
-    Delta(String),
-    /// A citation whose number was just used.
-    Citation(Citation),
-    Done(Box<Answer>),
-}
-
-/// Events of one question. Dropping the stream stops the work.
-pub type AskStream = BoxStream<'static, Result<AskEvent, RagError>>;
-
-impl Rag {
-    /// Answers a question from the documents.
-    ///
-    /// What is wrong with the request, or with the database, is this function's
-    /// error; afterwards the extractive answer stands in for a failed model.
-    pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
-        let started = Instant::now();
-        check_query("question", &request.question)?;
-        let k = request.k.unwrap_or(self.catalog.ask.passages);
-        if k == 0 || k > MAX_PASSAGES {
-            return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_PASSAGES}, is {k}")));
-        }
-        if let Some(model) = request.model.as_deref().filter(|model| *model != EXTRACTIVE) {
-            self.check_backend(model)?;
-        }
-        let found = self
-            .search(&SearchRequest {
-                tenant: request.tenant,
-                collection: request.collection.clone(),
-                query: request.question.clone(),
-                k,
-                threshold: None,
-                filter: request.filter.clone(),
-                effort: SearchEffort::Indexed,
-            })
-            .await?;
-        let (events, receiver) = mpsc::channel(64);
-        let run = Run::new(self.clone(), request, k, found, events, started);
-        tokio::spawn(run.answer().in_current_span());
-        Ok(futures_util::stream::unfold(receiver, |mut receiver| async {
-            receiver.recv().await.map(|event| (event, receiver))
-        })
-        .boxed())
-    }
-
-    /// Answers a question and waits for the whole answer.
-    pub async fn ask_whole(&self, request: AskRequest) -> Result<Answer, RagError> {
-        let mut events = self.ask(request).await?;
-        while let Some(event) = events.next().await {
-            if let AskEvent::Done(answer) = event? {
-                return Ok(*answer);
-            }
-        }
-        Err(ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into())
-    }
-
-    fn check_backend(&self, model: &str) -> Result<(), RagError> {
-        let known: Vec<String> = self.answers.health().into_iter().map(|(name, _)| name).collect();
-        if known.iter().any(|name| name == model) {
-            return Ok(());
-        }
-        Err(RagError::UnknownModel(format!(
-            "Unknown answer model: {model}. Known: {}",
-            known.iter().map(String::as_str).chain([EXTRACTIVE]).collect::<Vec<_>>().join(", ")
-        )))
-    }
-}
 
 /// Least score of what supports an answer's first sentence, as a share of the best sentence's.
 const MIN_RELEVANCE: f32 = 0.6;
@@ -209,15 +41,8 @@ enum Generation {
     Nothing,
 }
 
-/// What a backend is given of the passages.
-#[derive(Debug, Clone)]
-struct Plan {
-    passages: usize,
-    prompt: Vec<Message>,
-}
-
 /// One question being answered.
-struct Run {
+pub(super) struct Run {
     rag: Rag,
     request: AskRequest,
     sources: Vec<NumberedPassage>,
@@ -237,7 +62,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(
+    pub(super) fn new(
         rag: Rag,
         request: AskRequest,
         k: usize,
@@ -281,7 +106,8 @@ impl Run {
         }
     }
 
-    async fn answer(mut self) {
+    /// Works until the answer is complete or the caller has left.
+    pub(super) async fn answer(mut self) {
         let events = self.events.clone();
         let result = tokio::select! {
             result = self.answer_inner() => result,
@@ -580,68 +406,4 @@ impl Run {
 /// each sentence is there for them.
 fn answerability(best_similarity: f32, question_coverage: f32) -> f32 {
     best_similarity + 0.4 * question_coverage
-}
-
-/// The request for one backend: as many passages, best first, as fit its context.
-fn plan(
-    rag: &Rag,
-    question: &str,
-    sources: &[NumberedPassage],
-    backend: &dyn Generator,
-) -> Result<(GenerateRequest, Plan), ModelError> {
-    let max_tokens = rag.catalog.ask.max_answer_tokens;
-    let room = backend.context_tokens().saturating_sub(max_tokens + CHAT_TOKENS);
-    let passages: Vec<PromptPassage<'_>> = sources
-        .iter()
-        .map(|source| PromptPassage {
-            number: source.n,
-            title: source.passage.title.as_deref(),
-            text: &source.passage.content,
-        })
-        .collect();
-    for count in (1..=passages.len()).rev() {
-        let prompt = rag.prompts.answer(question, &passages[..count]).map_err(|error| {
-            ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() }
-        })?;
-        let tokens: usize = prompt.iter().map(|message| backend.count_tokens(&message.text)).sum();
-        if tokens <= room {
-            let request =
-                GenerateRequest { messages: prompt.clone(), max_tokens, temperature: 0.0, seed: None };
-            return Ok((request, Plan { passages: count, prompt }));
-        }
-    }
-    Err(ModelError::Unfit {
-        model: backend.name().to_owned(),
-        reason: format!("one passage and the question do not fit its {} tokens", backend.context_tokens()),
-    })
-}
-
-/// Tokens that a chat template adds around two messages, amply.
-const CHAT_TOKENS: usize = 64;
-
-/// Models vary the sentence that they are told to say.
-fn is_abstention(sentence: &str) -> bool {
-    let plain: String =
-        sentence.to_lowercase().replace('’', "'").chars().filter(|c| !"*\"“”".contains(*c)).collect();
-    let known = [
-        "the documents do not contain",
-        "the documents don't contain",
-        "the passages do not contain",
-        "the passages don't contain",
-        "i don't know",
-        "i do not know",
-    ];
-    known.iter().any(|start| plain.starts_with(start))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{ABSTENTION, is_abstention};
-
-    #[test]
-    fn the_sentence_of_the_prompt_is_recognised_and_its_variants() {
-        assert!(is_abstention(ABSTENTION));
-        assert!(is_abstention("**The passages don’t contain** that."));
-        assert!(!is_abstention("The documents contain three rules."));
-    }
 }

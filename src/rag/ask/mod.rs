@@ -1,0 +1,191 @@
+//! A question in, a cited answer out.
+//!
+//! One flow serves streamed and whole answers: every sentence is checked
+//! against the passages before it leaves, so that what was streamed never has
+//! to be taken back.
+
+mod plan;
+mod run;
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::sync::mpsc;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{
+    Rag, RagError,
+    search::{SearchRequest, check_query},
+};
+use crate::{
+    models::{Message, ModelError, Usage, router::Attempt},
+    store::{Filter, FoundPassage, SearchEffort, TenantId},
+};
+use run::Run;
+
+/// Most passages of one question.
+pub const MAX_PASSAGES: usize = 50;
+/// The name that asks for the extractive answer.
+pub const EXTRACTIVE: &str = "extractive";
+
+/// A question.
+#[derive(Debug, Clone)]
+pub struct AskRequest {
+    pub tenant: TenantId,
+    pub collection: Option<String>,
+    pub question: String,
+    /// Passages to read; absent: `ask.passages` of models.toml.
+    pub k: Option<usize>,
+    pub filter: Option<Filter>,
+    /// A backend of `routes.answer`, or [`EXTRACTIVE`]; absent: the route's order.
+    pub model: Option<String>,
+    /// Whether the answer says how it was made.
+    pub explain: bool,
+}
+
+/// How an answer was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Written by a model, every sentence supported by a passage.
+    Generated,
+    /// Quoted from the passages.
+    Extractive,
+    /// The documents do not hold the answer.
+    Abstained,
+}
+
+/// A passage that was retrieved, with the number it is cited by.
+#[derive(Debug, Clone)]
+pub struct NumberedPassage {
+    /// From 1.
+    pub n: usize,
+    pub passage: FoundPassage,
+}
+
+/// A place in the documents that supports the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Citation {
+    /// The number used in the answer.
+    pub n: usize,
+    pub document_id: Uuid,
+    pub passage_id: Uuid,
+    pub title: Option<String>,
+    pub source: Option<String>,
+    /// The supporting words, as they stand in the passage.
+    pub quote: String,
+    /// Cosine similarity of question and passage.
+    pub similarity: f32,
+    /// Whether ragway found this place because the model had not cited it.
+    pub attached: bool,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub text: String,
+    pub method: Method,
+    pub citations: Vec<Citation>,
+    /// The backend that answered.
+    pub model: String,
+    pub usage: Usage,
+    /// Backends that failed before.
+    pub attempts: Vec<Attempt>,
+    /// What a reader should know, such as sentences left out.
+    pub notes: Vec<String>,
+    pub elapsed: Duration,
+    pub explanation: Option<Explanation>,
+}
+
+/// How an answer came to be.
+#[derive(Debug, Clone, Default)]
+pub struct Explanation {
+    pub collection: String,
+    pub space: String,
+    pub k: usize,
+    /// Score below which the question is not answered.
+    pub answer_cut: f32,
+    pub best_similarity: Option<f32>,
+    /// Share of the question's content words that one passage holds.
+    pub question_coverage: f32,
+    /// What `answer_cut` is compared with, made of the two; absent: nothing was found.
+    pub score: Option<f32>,
+    /// Passages given to the model; the others did not fit its context.
+    pub passages_used: usize,
+    pub prompt: Vec<Message>,
+    /// Name and duration of each stage, in order.
+    pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// What happens while a question is answered; `Done` is last.
+#[derive(Debug, Clone)]
+pub enum AskEvent {
+    /// What was retrieved, best first.
+    Sources(Vec<NumberedPassage>),
+    /// The next piece of the answer.
+    Delta(String),
+    /// A citation whose number was just used.
+    Citation(Citation),
+    Done(Box<Answer>),
+}
+
+/// Events of one question. Dropping the stream stops the work.
+pub type AskStream = BoxStream<'static, Result<AskEvent, RagError>>;
+
+impl Rag {
+    /// Answers a question from the documents.
+    ///
+    /// What is wrong with the request, or with the database, is this function's
+    /// error; afterwards the extractive answer stands in for a failed model.
+    pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
+        let started = Instant::now();
+        check_query("question", &request.question)?;
+        let k = request.k.unwrap_or(self.catalog.ask.passages);
+        if k == 0 || k > MAX_PASSAGES {
+            return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_PASSAGES}, is {k}")));
+        }
+        if let Some(model) = request.model.as_deref().filter(|model| *model != EXTRACTIVE) {
+            self.check_backend(model)?;
+        }
+        let found = self
+            .search(&SearchRequest {
+                tenant: request.tenant,
+                collection: request.collection.clone(),
+                query: request.question.clone(),
+                k,
+                threshold: None,
+                filter: request.filter.clone(),
+                effort: SearchEffort::Indexed,
+            })
+            .await?;
+        let (events, receiver) = mpsc::channel(64);
+        let run = Run::new(self.clone(), request, k, found, events, started);
+        tokio::spawn(run.answer().in_current_span());
+        Ok(futures_util::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|event| (event, receiver))
+        })
+        .boxed())
+    }
+
+    /// Answers a question and waits for the whole answer.
+    pub async fn ask_whole(&self, request: AskRequest) -> Result<Answer, RagError> {
+        let mut events = self.ask(request).await?;
+        while let Some(event) = events.next().await {
+            if let AskEvent::Done(answer) = event? {
+                return Ok(*answer);
+            }
+        }
+        Err(ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into())
+    }
+
+    fn check_backend(&self, model: &str) -> Result<(), RagError> {
+        let known: Vec<String> = self.answers.health().into_iter().map(|(name, _)| name).collect();
+        if known.iter().any(|name| name == model) {
+            return Ok(());
+        }
+        Err(RagError::UnknownModel(format!(
+            "Unknown answer model: {model}. Known: {}",
+            known.iter().map(String::as_str).chain([EXTRACTIVE]).collect::<Vec<_>>().join(", ")
+        )))
+    }
+}
