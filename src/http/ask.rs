@@ -26,24 +26,27 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AskBody {
-    #[schema(example = "What does it cost to take a bicycle?")]
+    #[schema(example = "How much is a day rover?")]
     question: String,
     /// Passages to read, 1 to 50; absent: `ask.passages` of models.toml.
     #[schema(example = 5)]
     k: Option<i64>,
     /// As in search.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, example = json!({}))]
     filters: Option<Value>,
     /// A backend of `routes.answer`, or `extractive`; absent: the route's order.
     #[schema(example = json!(null))]
     model: Option<String>,
     /// Absent: `default`.
+    #[schema(example = "default")]
     collection: Option<String>,
     /// Whether to stream the answer as server-sent events.
     #[serde(default)]
+    #[schema(example = false)]
     stream: bool,
     /// Whether to say how the answer was made.
     #[serde(default)]
+    #[schema(example = false)]
     explain: bool,
 }
 

@@ -30,12 +30,14 @@ pub struct SearchBody {
     threshold: Option<f32>,
     /// On metadata: an object is containment (`{"language": "en"}`); `{type, key, value}` with eq, ne, gt, gte,
     /// lt, lte, in, nin and `{type: "and" | "or", filters}` is the typed form.
-    #[schema(value_type = Option<Object>, example = json!({"language": "en"}))]
+    #[schema(value_type = Option<Object>, example = json!({}))]
     filters: Option<Value>,
     /// Absent: `default`.
+    #[schema(example = "default")]
     collection: Option<String>,
     /// Compare every vector instead of using the index.
     #[serde(default)]
+    #[schema(example = false)]
     exact: bool,
 }
 
