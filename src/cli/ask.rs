@@ -105,6 +105,6 @@ fn print_explanation(explanation: &Explanation, sources: &[NumberedPassage]) {
         println!("  [{}] {:.3} {title}: {}…", source.n, source.passage.similarity, start.replace('\n', " "));
     }
     for message in &explanation.prompt {
-        println!("\n--- {:?} ---\n{}", message.speaker, message.text);
+        println!("\n--- {} ---\n{}", message.speaker.role(), message.text);
     }
 }

@@ -13,7 +13,6 @@ use super::{
     search::count,
 };
 use crate::{
-    models::Speaker,
     rag::{
         RagError,
         ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage},
@@ -280,21 +279,13 @@ fn explain(explanation: Explanation, sources: &[NumberedPassage]) -> ExplainBody
         prompt: explanation
             .prompt
             .into_iter()
-            .map(|message| MessageBody { role: role(message.speaker), text: message.text })
+            .map(|message| MessageBody { role: message.speaker.role(), text: message.text })
             .collect(),
         stages: explanation
             .stages
             .into_iter()
             .map(|(stage, time)| StageBody { stage, ms: (time.as_secs_f64() * 1e4).round() / 10.0 })
             .collect(),
-    }
-}
-
-fn role(speaker: Speaker) -> &'static str {
-    match speaker {
-        Speaker::System => "system",
-        Speaker::User => "user",
-        Speaker::Assistant => "assistant",
     }
 }
 

@@ -60,6 +60,17 @@ pub enum Speaker {
     Assistant,
 }
 
+impl Speaker {
+    /// The name that chat templates and protocols use.
+    pub fn role(self) -> &'static str {
+        match self {
+            Speaker::System => "system",
+            Speaker::User => "user",
+            Speaker::Assistant => "assistant",
+        }
+    }
+}
+
 /// One message of a conversation.
 #[derive(Debug, Clone)]
 pub struct Message {

@@ -101,11 +101,7 @@ impl ChatFormat {
 
     fn render(&self, messages: &[Message]) -> Result<String, String> {
         let placeholder = |(index, message): (usize, &Message)| {
-            let role = match message.speaker {
-                Speaker::System => "system",
-                Speaker::User => "user",
-                Speaker::Assistant => "assistant",
-            };
+            let role = message.speaker.role();
             context! { role, content => format!("{OPEN}{index}{CLOSE}") }
         };
         let messages: Vec<_> = messages.iter().enumerate().map(placeholder).collect();

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use self::errors::{Server, chain};
-use super::{GenerateRequest, GenerationStream, Generator, Message, ModelError, Speaker};
+use super::{GenerateRequest, GenerationStream, Generator, Message, ModelError};
 use crate::config::OpenAiEntry;
 
 /// Longest wait for a connection.
@@ -123,12 +123,7 @@ impl Generator for OpenAiGenerator {
 }
 
 fn message(message: &Message) -> Value {
-    let role = match message.speaker {
-        Speaker::System => "system",
-        Speaker::User => "user",
-        Speaker::Assistant => "assistant",
-    };
-    json!({ "role": role, "content": message.text })
+    json!({ "role": message.speaker.role(), "content": message.text })
 }
 
 /// Where requests go and with which headers. Unlike async-openai's own

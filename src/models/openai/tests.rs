@@ -6,7 +6,7 @@ use wiremock::{
 };
 
 use super::*;
-use crate::models::{GeneratedPart, Usage};
+use crate::models::{GeneratedPart, Speaker, Usage};
 
 const KEY: &str = "sk-very-secret";
 
