@@ -13,8 +13,11 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
-    assets::Assets,
-    config::{Catalog, Config, DatabaseSettings, EmbedderEntry, GgufEntry, LlmEntry, PostgresWheel},
+    assets::{AssetError, Assets},
+    config::{
+        Catalog, Config, DatabaseSettings, EmbedderEntry, GgufEntry, LlmEntry, PinnedFile, PostgresWheel,
+        Source,
+    },
     http::{self, Gateway},
     metrics::Metrics,
     models::{
@@ -200,31 +203,21 @@ pub fn postgres_wheel(catalog: &Catalog) -> Result<&PostgresWheel> {
     })
 }
 
-/// The first candidate that is there, else the first that can be fetched.
+/// The embedder of a route: one of its candidates must be had.
 async fn obtain_embedder(
     catalog: &Catalog,
     candidates: &[String],
     assets: &Assets,
 ) -> Result<(EmbedderEntry, PathBuf)> {
     let entries: Vec<&EmbedderEntry> = candidates.iter().filter_map(|name| catalog.embedder(name)).collect();
-    for entry in &entries {
-        if let Some(folder) = assets.locate(&entry.name, &entry.files, &entry.sources)? {
-            return Ok(((*entry).clone(), folder));
-        }
+    let weights = entries.iter().map(|entry| Weights::new(&entry.name, &entry.files, &entry.sources));
+    match first_obtainable(&weights.collect::<Vec<_>>(), assets).await? {
+        Ok((index, folder)) => Ok((entries[index].clone(), folder)),
+        Err(failures) => bail!("{}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     }
-    let mut failures = Vec::new();
-    for entry in entries {
-        match assets.obtain(&entry.name, &entry.files, &entry.sources).await {
-            Ok(folder) => return Ok((entry.clone(), folder)),
-            Err(error) => failures.push(error.to_string()),
-        }
-    }
-    bail!("{}", failures.join("\n"))
 }
 
-/// Of the local backends the first that is there, else the first that can be fetched.
-///
-/// None is no error: other backends and the extractive answer are left.
+/// The local backend; none is no error, for others and the extractive answer are left.
 async fn obtain_local_llm(catalog: &Catalog, assets: &Assets) -> Result<Option<(GgufEntry, PathBuf)>> {
     let backends = catalog.routes.answer.backends.iter().filter_map(|name| catalog.llm(name));
     let entries: Vec<&GgufEntry> = backends
@@ -233,21 +226,47 @@ async fn obtain_local_llm(catalog: &Catalog, assets: &Assets) -> Result<Option<(
             LlmEntry::Openai(_) => None,
         })
         .collect();
-    for entry in &entries {
-        if let Some(folder) = assets.locate(&entry.name, &entry.files, &entry.sources)? {
-            return Ok(Some(((*entry).clone(), folder)));
+    let weights = entries.iter().map(|entry| Weights::new(&entry.name, &entry.files, &entry.sources));
+    let found = first_obtainable(&weights.collect::<Vec<_>>(), assets).await?;
+    Ok(found.ok().map(|(index, folder)| (entries[index].clone(), folder)))
+}
+
+/// What is fetched for a model.
+struct Weights<'a> {
+    name: &'a str,
+    files: &'a [PinnedFile],
+    sources: &'a [Source],
+}
+
+impl<'a> Weights<'a> {
+    fn new(name: &'a str, files: &'a [PinnedFile], sources: &'a [Source]) -> Self {
+        Self { name, files, sources }
+    }
+}
+
+/// Index and folder of the first that is there, else of the first that can be
+/// fetched, else what each said.
+async fn first_obtainable(
+    candidates: &[Weights<'_>],
+    assets: &Assets,
+) -> Result<Result<(usize, PathBuf), Vec<AssetError>>> {
+    for (index, weights) in candidates.iter().enumerate() {
+        if let Some(folder) = assets.locate(weights.name, weights.files, weights.sources)? {
+            return Ok(Ok((index, folder)));
         }
     }
-    for entry in entries {
-        match assets.obtain(&entry.name, &entry.files, &entry.sources).await {
-            Ok(folder) => return Ok(Some((entry.clone(), folder))),
+    let mut failures = Vec::new();
+    for (index, weights) in candidates.iter().enumerate() {
+        match assets.obtain(weights.name, weights.files, weights.sources).await {
+            Ok(folder) => return Ok(Ok((index, folder))),
             Err(error) => {
                 tracing::debug!("{error}");
-                tracing::warn!("{} is left out: it cannot be fetched", entry.name);
+                tracing::warn!("{} is left out: it cannot be fetched", weights.name);
+                failures.push(error);
             }
         }
     }
-    Ok(None)
+    Ok(Err(failures))
 }
 
 struct Models {

@@ -66,9 +66,7 @@ impl Rag {
 
     /// One collection with its counts.
     pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Collection, RagError> {
-        let all = self.store.collections(tenant).await?;
-        let found = all.into_iter().find(|collection| collection.name == name);
-        found.ok_or_else(|| StoreError::UnknownCollection(name.to_owned()).into())
+        Ok(self.store.counted_collection(tenant, name).await?)
     }
 
     /// Deletes a collection with everything in it.

@@ -35,12 +35,12 @@ impl FromRow for Collection {
     }
 }
 
-const LIST: &str = "
+const COUNTED: &str = "
     SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
            (SELECT count(*) FROM documents d WHERE d.collection_id = c.id) AS documents,
            (SELECT count(*) FROM passages p WHERE p.collection_id = c.id) AS passages
     FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
-    WHERE c.tenant_id = $1 ORDER BY c.name";
+    WHERE c.tenant_id = $1";
 
 // The counts are for people who list; the path of a question does not pay for them.
 const FIND: &str = "
@@ -81,15 +81,25 @@ impl Store {
 
     /// All collections by name, with their counts.
     pub async fn collections(&self, tenant: TenantId) -> Result<Vec<Collection>, StoreError> {
-        let rows = self.connection().await?.query_typed(LIST, &[(&tenant.0, Type::UUID)]).await?;
+        let statement = format!("{COUNTED} ORDER BY c.name");
+        let rows = self.connection().await?.query_typed(&statement, &[(&tenant.0, Type::UUID)]).await?;
         Ok(rows.iter().map(Collection::from_row).collect())
+    }
+
+    /// The collection of this name with its counts.
+    pub async fn counted_collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
+        self.find(&format!("{COUNTED} AND c.name = $2"), tenant, name).await
     }
 
     /// The collection of this name; its counts are left 0.
     pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
+        self.find(FIND, tenant, name).await
+    }
+
+    async fn find(&self, statement: &str, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
         self.connection()
             .await?
-            .query_typed_opt(FIND, &[(&tenant.0, Type::UUID), (&name, Type::TEXT)])
+            .query_typed_opt(statement, &[(&tenant.0, Type::UUID), (&name, Type::TEXT)])
             .await?
             .map(|row| Collection::from_row(&row))
             .ok_or_else(|| StoreError::UnknownCollection(name.to_owned()))

@@ -137,11 +137,10 @@ impl Run {
     /// Lets a backend write, and sends what is supported.
     async fn generate(&mut self) -> Result<Generation, CallerLeft> {
         let started = Instant::now();
-        let wanted = self.request.model.clone();
-        let (rag, sources) = (self.rag.clone(), self.sources.clone());
-        let question = self.request.question.clone();
-        let plan = move |backend: &dyn Generator| plan(&rag, &question, &sources, backend);
-        let routed = timeout_at(self.deadline, self.rag.answers.generate(plan, wanted.as_deref())).await;
+        let (rag, sources, question) = (&self.rag, &self.sources, &self.request.question);
+        let plan = |backend: &dyn Generator| plan(rag, question, sources, backend);
+        let routed =
+            timeout_at(self.deadline, rag.answers.generate(plan, self.request.model.as_deref())).await;
         let outcome = match routed {
             Ok(Ok(routed)) => self.read(routed).await?,
             Ok(Err(error)) => {
