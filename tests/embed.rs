@@ -3,7 +3,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{TestApp, embedder, good, problem};
-use ragway::models::TextRole;
+use ragway::models::{Lane, TextRole};
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
@@ -65,7 +65,7 @@ async fn vectors_equal_those_of_sentence_transformers() {
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
     let cases = golden["cases"].as_array().unwrap();
     let texts: Vec<String> = cases.iter().map(|case| case["text"].as_str().unwrap().to_owned()).collect();
-    let embedded = embedder().await.embed(texts, TextRole::Passage).await.unwrap();
+    let embedded = embedder().await.embed(texts, TextRole::Passage, Lane::Interactive).await.unwrap();
     assert!(cases.len() >= 20);
     for (case, vector) in cases.iter().zip(&embedded.vectors) {
         let cosine = cosine(&floats(&case["vector"]), vector);
@@ -76,8 +76,11 @@ async fn vectors_equal_those_of_sentence_transformers() {
 #[tokio::test]
 async fn a_vector_does_not_depend_on_its_neighbours() {
     let embedder = embedder().await;
-    let alone = embedder.embed(vec!["A bicycle costs 3 euros.".into()], TextRole::Passage).await.unwrap();
+    let alone = embedder
+        .embed(vec!["A bicycle costs 3 euros.".into()], TextRole::Passage, Lane::Interactive)
+        .await
+        .unwrap();
     let texts = vec!["ferry ".repeat(200), "A bicycle costs 3 euros.".into(), "x".into()];
-    let together = embedder.embed(texts, TextRole::Passage).await.unwrap();
+    let together = embedder.embed(texts, TextRole::Passage, Lane::Interactive).await.unwrap();
     assert!(cosine(&alone.vectors[0], &together.vectors[1]) > 0.999_99);
 }

@@ -169,6 +169,12 @@ impl From<ModelError> for ApiError {
             ModelError::Unfit { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unfit_for_model", detail)
             }
+            ModelError::BadImage { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_image", detail)
+            }
+            ModelError::NotLoaded { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_loaded", detail).retry_after(60)
+            }
             ModelError::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", detail),
             ModelError::Unavailable { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", detail).retry_after(5)

@@ -23,10 +23,34 @@ pub enum TextRole {
     Passage,
 }
 
-/// Vectors of a batch, in the order of its texts.
+/// Whose work a model does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Someone waits for it: a question, a request.
+    Interactive,
+    /// A bulk job; it yields to interactive work and still moves on.
+    Bulk,
+}
+
+/// A PNG, JPEG, WebP or GIF file.
+pub type EncodedImage = bytes::Bytes;
+
+/// A token of a text as its model's vocabulary has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    pub id: u32,
+    pub text: String,
+    /// Added by the tokenizer, such as `[CLS]`.
+    pub special: bool,
+    /// Where it stands in the text, in characters; a special token stands nowhere: 0 to 0.
+    pub start: usize,
+    pub stop: usize,
+}
+
+/// Vectors of a batch, in the order of its texts or images.
 #[derive(Debug, Clone)]
 pub struct Embeddings {
-    /// One vector a text, each of the space's dimension.
+    /// One vector a text or image, each of the space's dimension.
     pub vectors: Vec<Vec<f32>>,
     /// Indices of texts that were longer than the model reads; only their beginning counted.
     pub truncated: Vec<usize>,
@@ -34,7 +58,7 @@ pub struct Embeddings {
     pub tokens: usize,
 }
 
-/// Turns texts into vectors of one space.
+/// Turns texts, and with some models images, into vectors of one space.
 pub trait Embedder: Send + Sync {
     /// The space of every vector this embedder returns.
     fn space(&self) -> &EmbeddingSpace;
@@ -45,11 +69,38 @@ pub trait Embedder: Send + Sync {
     /// Tokens of `text` in this model's vocabulary, special tokens excluded.
     fn count_tokens(&self, text: &str) -> usize;
 
-    /// Embeds a batch. An empty batch gives no vectors.
+    /// The tokens of `text`; fails where the model runs elsewhere and does not say.
+    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError>;
+
+    /// Whether [`Embedder::embed_images`] works.
+    fn reads_images(&self) -> bool {
+        false
+    }
+
+    /// Embeds a batch of texts. An empty batch gives no vectors. Dropping the future cancels the
+    /// work that has not begun.
     ///
     /// Fails with [`ModelError::Overloaded`] when the queue is full and with
-    /// [`ModelError::Failed`] when the forward pass fails.
-    fn embed(&self, texts: Vec<String>, role: TextRole) -> BoxFuture<'_, Result<Embeddings, ModelError>>;
+    /// [`ModelError::Failed`] when the forward pass fails or gives a number that is not finite.
+    fn embed(
+        &self,
+        texts: Vec<String>,
+        role: TextRole,
+        lane: Lane,
+    ) -> BoxFuture<'_, Result<Embeddings, ModelError>>;
+
+    /// Embeds a batch of images into the same space.
+    ///
+    /// Fails as [`Embedder::embed`] does, and with [`ModelError::BadImage`] when one cannot be read.
+    fn embed_images(
+        &self,
+        images: Vec<EncodedImage>,
+        lane: Lane,
+    ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
+        let (_, _) = (images, lane);
+        let model = self.space().model.clone();
+        Box::pin(async { Err(ModelError::Unfit { model, reason: "it reads no images".into() }) })
+    }
 }
 
 /// Who says a message of a conversation.
@@ -134,6 +185,12 @@ pub enum ModelError {
     /// The model does not fit the request (a prompt longer than its context).
     #[error("model `{model}` cannot take this request: {reason}")]
     Unfit { model: String, reason: String },
+    /// An image that is no image, or one that the model refuses to decode.
+    #[error("images[{index}]: {reason}")]
+    BadImage { index: usize, reason: String },
+    /// The model's weights are not on this machine and could not be fetched.
+    #[error("model `{model}` is not loaded: {reason}")]
+    NotLoaded { model: String, reason: String },
     /// No answer within the time allowed.
     #[error("model `{model}` did not answer within {} ms", after.as_millis())]
     TimedOut { model: String, after: Duration },
@@ -152,7 +209,10 @@ impl ModelError {
             ModelError::Overloaded { .. } | ModelError::TimedOut { .. } | ModelError::Unavailable { .. } => {
                 true
             }
-            ModelError::Unfit { .. } | ModelError::Failed { .. } => false,
+            ModelError::Unfit { .. }
+            | ModelError::BadImage { .. }
+            | ModelError::NotLoaded { .. }
+            | ModelError::Failed { .. } => false,
         }
     }
 }

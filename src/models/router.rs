@@ -195,9 +195,12 @@ impl Health {
     fn record_failure(&mut self, error: &ModelError, now: Instant) {
         let pause = match error {
             // The request's fault: the next one may fit.
-            ModelError::Unfit { .. } => return,
+            ModelError::Unfit { .. } | ModelError::BadImage { .. } => return,
             ModelError::Overloaded { retry_after, .. } => (*retry_after).min(LONGEST_PAUSE),
-            ModelError::TimedOut { .. } | ModelError::Unavailable { .. } | ModelError::Failed { .. } => {
+            ModelError::TimedOut { .. }
+            | ModelError::Unavailable { .. }
+            | ModelError::NotLoaded { .. }
+            | ModelError::Failed { .. } => {
                 let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8));
                 self.failures += 1;
                 doubled.min(LONGEST_PAUSE)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Rag, RagError};
 use crate::{
     config::EmbeddingSpace,
-    models::{Embedder, TextRole},
+    models::{Embedder, Lane, TextRole},
 };
 
 /// Which embedder a request means.
@@ -37,7 +37,7 @@ impl Rag {
     ) -> Result<Embedded, RagError> {
         let embedder = self.embedder(choice)?;
         check_texts(&texts, self.catalog.http.max_texts)?;
-        let embeddings = embedder.embed(texts, role).await?;
+        let embeddings = embedder.embed(texts, role, Lane::Interactive).await?;
         Ok(Embedded {
             vectors: embeddings.vectors,
             space: embedder.space().clone(),

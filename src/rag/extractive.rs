@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{RagError, sentences::sentences};
-use crate::models::{Embedder, TextRole};
+use crate::models::{Embedder, Lane, TextRole};
 
 /// Sentences quoted at most.
 const MAX_QUOTES: usize = 2;
@@ -43,7 +43,7 @@ pub async fn rank(
     let texts: Vec<String> =
         candidates.iter().map(|(index, range)| passages[*index][range.clone()].to_owned()).collect();
     let shares: Vec<f32> = texts.iter().map(|text| share(text)).collect();
-    let vectors = embedder.embed(texts, TextRole::Passage).await?.vectors;
+    let vectors = embedder.embed(texts, TextRole::Passage, Lane::Interactive).await?.vectors;
     let mut ranked: Vec<Quote> = candidates
         .into_iter()
         .zip(vectors.iter().zip(shares))

@@ -10,7 +10,7 @@ use super::{
     filters::refuse_nul,
 };
 use crate::{
-    models::{Embedder, TextRole},
+    models::{Embedder, Lane, TextRole},
     store::{Collection, NewDocument, NewPassage, Saved, TenantId},
 };
 
@@ -113,7 +113,7 @@ impl Rag {
         for batch in chunks.chunks(EMBED_BATCH) {
             let texts =
                 batch.iter().map(|chunk| with_context(embedder.as_ref(), title.as_deref(), chunk)).collect();
-            let embeddings = embedder.embed(texts, TextRole::Passage).await?;
+            let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
                 heading: chunk.heading.clone(),
                 content: chunk.text.clone(),

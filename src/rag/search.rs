@@ -7,7 +7,7 @@ use std::{
 
 use super::{DEFAULT_COLLECTION, Rag, RagError};
 use crate::{
-    models::{Embedder, TextRole},
+    models::{Embedder, Lane, TextRole},
     store::{Collection, Filter, FoundPassage, PassageQuery, SearchEffort, TenantId},
 };
 
@@ -103,7 +103,7 @@ impl Rag {
 
 /// The vector of a query or a question.
 async fn query_vector(embedder: &dyn Embedder, query: &str) -> Result<Vec<f32>, RagError> {
-    let mut embeddings = embedder.embed(vec![query.to_owned()], TextRole::Query).await?;
+    let mut embeddings = embedder.embed(vec![query.to_owned()], TextRole::Query, Lane::Interactive).await?;
     Ok(embeddings.vectors.pop().unwrap_or_default())
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
-    models::{Embedder, Embeddings, ModelError, TextRole},
+    models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
 };
 
 /// Texts a forward pass takes: stock candle is at its best near 8, sorted by length.
@@ -124,7 +124,29 @@ impl Embedder for BertEmbedder {
         self.tokenizer.encode_fast(text, false).map_or(0, |encoding| encoding.len())
     }
 
-    fn embed(&self, texts: Vec<String>, role: TextRole) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
+    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
+        let encoding = self.tokenizer.encode_char_offsets(text, special).map_err(|error| {
+            ModelError::Failed { model: self.space.model.clone(), reason: error.to_string() }
+        })?;
+        let special = encoding.get_special_tokens_mask();
+        let parts =
+            encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets()).zip(special);
+        let token = |(((id, text), offsets), special): (((&u32, &String), &(usize, usize)), &u32)| Token {
+            id: *id,
+            text: text.clone(),
+            special: *special == 1,
+            start: offsets.0,
+            stop: offsets.1,
+        };
+        Ok(parts.map(token).collect())
+    }
+
+    fn embed(
+        &self,
+        texts: Vec<String>,
+        role: TextRole,
+        _lane: Lane,
+    ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
         self.run(texts, role).boxed()
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{EvaluationError, scores};
 use crate::{
-    models::TextRole,
+    models::{Lane, TextRole},
     rag::{Rag, search::SearchRequest},
     store::{Collection, NewDocument, NewPassage, SearchEffort, TenantId},
 };
@@ -112,8 +112,10 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
     let texts: Vec<String> =
         batch.iter().map(|entry| format!("{} {}", entry.title, entry.text).trim().to_owned()).collect();
     let embedder = rag.embedder_of(collection)?;
-    let embeddings =
-        embedder.embed(texts.clone(), TextRole::Passage).await.map_err(crate::rag::RagError::from)?;
+    let embeddings = embedder
+        .embed(texts.clone(), TextRole::Passage, Lane::Bulk)
+        .await
+        .map_err(crate::rag::RagError::from)?;
     for ((entry, text), vector) in batch.iter().zip(texts).zip(embeddings.vectors) {
         let document = NewDocument {
             external_id: Some(entry.id.clone()),
