@@ -18,4 +18,5 @@ mod errors;
 mod http;
 mod local_model;
 mod openapi;
+mod routes;
 mod search;
