@@ -200,7 +200,13 @@ impl From<StoreError> for ApiError {
             StoreError::StatementTimedOut => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_timeout", detail).retry_after(5)
             }
-            StoreError::NoPgvector | StoreError::Migration(_) | StoreError::Statement(_) => internal(&detail),
+            StoreError::TooManyJobs(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tasks", detail).retry_after(10)
+            }
+            StoreError::NoPgvector
+            | StoreError::LeaseLost
+            | StoreError::Migration(_)
+            | StoreError::Statement(_) => internal(&detail),
         }
     }
 }
