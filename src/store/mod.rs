@@ -13,7 +13,9 @@ mod migrate;
 mod passages;
 
 pub use collections::Collection;
-pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
+pub use documents::{
+    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved,
+};
 pub use filter::{Comparison, Filter};
 pub use jobs::{Job, JobState, NewJob};
 pub use leases::{ClaimedJob, JobStep, Lease, Retry};
