@@ -103,7 +103,7 @@ async fn a_worker_that_lost_its_lease_changes_nothing() {
         store.finish_job(&lost.lease, b"late").await,
         store.fail_job(&lost.lease, "late", Retry::Never).await,
         store.fail_job(&lost.lease, "late", Retry::After(LEASE)).await,
-        store.release_job(&lost.lease).await,
+        store.release_job(&lost.lease, Duration::ZERO).await,
     ];
     for result in refused {
         assert!(matches!(result, Err(StoreError::LeaseLost)), "{result:?}");
@@ -168,7 +168,7 @@ async fn a_job_given_back_can_be_taken_at_once_and_has_lost_no_attempt() {
     for _ in 0..5 {
         let claimed = claim(&store).await.unwrap();
         assert_eq!((claimed.lease.job, claimed.attempts), (id, 1));
-        store.release_job(&claimed.lease).await.unwrap();
+        store.release_job(&claimed.lease, Duration::ZERO).await.unwrap();
     }
 }
 

@@ -4,10 +4,12 @@
 
 mod catalog;
 mod environment;
+mod jobs;
 mod space;
 
 pub use catalog::*;
 pub use environment::{Config, DatabaseSettings, Home};
+pub use jobs::JobSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 
 /// A setting that cannot be used: where it stands and what is wrong with it.

@@ -138,13 +138,13 @@ impl Store {
         self.end(lease, "failed", None, Some(error)).await
     }
 
-    /// Gives the job back for another worker to go on at once; the attempt does not count.
-    pub async fn release_job(&self, lease: &Lease) -> Result<(), StoreError> {
+    /// Gives the job back for any worker to go on after a pause; the attempt does not count.
+    pub async fn release_job(&self, lease: &Lease, pause: Duration) -> Result<(), StoreError> {
         let statement = format!(
-            "UPDATE jobs SET state = 'queued', due_at = now(), attempts = attempts - 1, lease_token = NULL,
-                             updated_at = now() WHERE {HELD}"
+            "UPDATE jobs SET state = 'queued', due_at = now() + make_interval(secs => $4), attempts = attempts - 1,
+                             lease_token = NULL, updated_at = now() WHERE {HELD}"
         );
-        self.write_held(lease, &statement, &[]).await
+        self.write_held(lease, &statement, &[(&pause.as_secs_f64(), Type::FLOAT8)]).await
     }
 
     async fn end(
