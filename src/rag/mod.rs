@@ -107,12 +107,12 @@ pub enum RagError {
     /// No task of this id, any more.
     #[error("there is no task {0}; the result of one is kept for a limited time")]
     UnknownTask(uuid::Uuid),
-    /// The collection's vectors are of a space that no loaded model makes.
+    /// The collection's vectors are of a space that no model of the catalog makes.
     #[error(
-        "collection `{collection}` holds vectors of the space `{stored}`, which no loaded model makes \
-         (loaded: {loaded}); add that model to models.toml, or make a new collection and ingest again"
+        "collection `{collection}` holds vectors of the space `{stored}`, which no model in models.toml makes \
+         (known: {known}); add that model to models.toml, or make a new collection and ingest again"
     )]
-    SpaceMismatch { collection: String, stored: String, loaded: String },
+    SpaceMismatch { collection: String, stored: String, known: String },
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),
@@ -135,13 +135,14 @@ impl RagError {
     /// Whether the same may succeed a little later, or on another replica.
     pub fn is_retryable(&self) -> bool {
         match self {
-            RagError::Model(ModelError::NotLoaded { .. }) | RagError::SpaceMismatch { .. } => true,
+            RagError::Model(ModelError::NotLoaded { .. }) => true,
             RagError::Model(error) => error.is_retryable(),
             RagError::Store(error) => error.is_retryable(),
             RagError::Invalid(_)
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::SpaceMismatch { .. }
             | RagError::Extract(_)
             | RagError::Prompt(_)
             | RagError::Job(_)

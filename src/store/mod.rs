@@ -11,6 +11,7 @@ mod jobs;
 mod leases;
 mod migrate;
 mod passages;
+mod routes;
 
 pub use collections::Collection;
 pub use documents::{
@@ -22,6 +23,7 @@ pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+pub use routes::RouteChoice;
 
 use std::{str::FromStr, time::Duration};
 

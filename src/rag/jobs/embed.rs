@@ -57,17 +57,17 @@ impl Rag {
         choice: &EmbedderChoice,
         texts: Vec<String>,
     ) -> Result<Uuid, RagError> {
-        let embedder = self.embedder(choice)?;
+        let space = self.space(choice).await?.id;
         check_texts(&texts, self.catalog.http.max_texts)?;
-        let space = embedder.space().id.clone();
         self.enqueue(tenant, Work::Embed(EmbedWork { texts, space })).await
     }
 
     pub(super) async fn perform_embed(&self, job: &ClaimedJob, work: EmbedWork) -> Result<Vec<u8>, RagError> {
-        let embedder = self.embedders.of_space(&work.space).ok_or_else(|| ModelError::NotLoaded {
-            model: work.space.clone(),
-            reason: "this replica makes no vectors of that space; add its model to models.toml".into(),
-        })?;
+        let embedder =
+            self.embedders.of_space(&work.space).await.ok_or_else(|| ModelError::NotLoaded {
+                model: work.space.clone(),
+                reason: "no model in models.toml makes vectors of that space any more".into(),
+            })??;
         let mut first = usize::try_from(job.done).unwrap_or(0);
         while let Some(texts) = work.texts.get(first..).filter(|left| !left.is_empty()) {
             let texts = &texts[..texts.len().min(STEP_TEXTS)];

@@ -81,7 +81,7 @@ impl IngestWork {
 impl Rag {
     /// Queues what [`Rag::ingest`] does at once, for many documents of text.
     ///
-    /// Refuses what concerns the whole request: no such collection, one that no loaded model
+    /// Refuses what concerns the whole request: no such collection, one that no model
     /// fills, and a lone document that cannot be stored.
     pub async fn ingest_later(
         &self,
@@ -90,7 +90,7 @@ impl Rag {
         mut documents: Vec<SourceFile>,
     ) -> Result<Uuid, RagError> {
         let collection = self.collection_to_fill(tenant, collection).await?;
-        self.embedder_of(&collection)?;
+        self.check_space(&collection)?;
         if let [document] = documents.as_mut_slice() {
             *document = self.checked(std::mem::take(document)).await?;
         }
