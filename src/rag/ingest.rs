@@ -86,7 +86,7 @@ impl Rag {
     /// The file itself, when it can be stored as far as it alone says.
     pub(super) async fn checked(&self, file: SourceFile) -> Result<SourceFile, RagError> {
         check_labels(&file)?;
-        Ok(tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await??)
+        tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await?
     }
 
     async fn save(
