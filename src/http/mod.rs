@@ -7,6 +7,7 @@
 //! | `/api/v1/ask` | `ask` |
 //! | `/api/v1/documents…` | `documents`, `upload` |
 //! | `/api/v1/collections…` | `collections` |
+//! | `/api/v1/tasks…` | `tasks` |
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
@@ -26,6 +27,7 @@ mod observe;
 pub mod openapi;
 mod pages;
 mod search;
+mod tasks;
 mod upload;
 
 use std::{

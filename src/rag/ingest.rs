@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     models::{Embedder, Lane, TextRole},
-    store::{Collection, NewDocument, NewPassage, Saved, TenantId},
+    store::{Collection, DocumentStep, NewDocument, NewPassage, Saved, TenantId},
 };
 
 /// Passages embedded in one call; between two calls other requests get their turn.
@@ -56,20 +56,37 @@ impl Rag {
         collection: Option<&str>,
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
+        self.ingest_recorded(tenant, collection, file, None).await
+    }
+
+    /// [`Rag::ingest`] as a step of a job: recorded when the document is stored, and only then.
+    pub(super) async fn ingest_recorded(
+        &self,
+        tenant: TenantId,
+        collection: Option<&str>,
+        file: SourceFile,
+        step: Option<&DocumentStep<'_>>,
+    ) -> Result<Ingested, RagError> {
         let collection = self.collection_to_fill(tenant, collection).await?;
         let embedder = self.embedder_of(&collection).await?;
         check_labels(&file)?;
         let (document, extracted) = tokio::task::spawn_blocking(move || read(file)).await??;
         let title = document.title.clone();
-        let known = self.store.refresh_document(tenant, &collection, &document).await?;
+        let known = self.store.refresh_document(tenant, &collection, &document, step).await?;
         let saved = match known {
             Some(saved) => saved,
             None => {
                 let passages = self.embedded_passages(&embedder, title.clone(), extracted).await?;
-                self.save(tenant, &collection, &document, &passages).await?
+                self.save(tenant, &collection, &document, &passages, step).await?
             }
         };
         Ok(Ingested { saved, title })
+    }
+
+    /// The file itself, when it can be stored as far as it alone says.
+    pub(super) async fn checked(&self, file: SourceFile) -> Result<SourceFile, RagError> {
+        check_labels(&file)?;
+        tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await?
     }
 
     async fn save(
@@ -78,6 +95,7 @@ impl Rag {
         collection: &Collection,
         document: &NewDocument,
         passages: &[NewPassage],
+        step: Option<&DocumentStep<'_>>,
     ) -> Result<Saved, RagError> {
         if let Some(passage) =
             passages.iter().find(|passage| passage.vector.len() != collection.space.dimension)
@@ -88,7 +106,7 @@ impl Rag {
                 known: format!("a vector of {} dimensions", passage.vector.len()),
             });
         }
-        Ok(self.store.save_document(tenant, collection, document, passages).await?)
+        Ok(self.store.save_document(tenant, collection, document, passages, step).await?)
     }
 
     async fn embedded_passages(

@@ -90,11 +90,23 @@ impl Rag {
     /// The embedder of the collection's space; another one's vectors would not be comparable.
     pub(super) async fn embedder_of(&self, collection: &Collection) -> Result<Arc<dyn Embedder>, RagError> {
         let found = self.embedders.of_space(&collection.space.id).await;
-        Ok(found.ok_or_else(|| RagError::SpaceMismatch {
+        Ok(found.ok_or_else(|| self.space_mismatch(collection))??)
+    }
+
+    /// Whether a model of the catalog makes vectors of the collection's space; none is loaded for it.
+    pub(super) fn check_space(&self, collection: &Collection) -> Result<(), RagError> {
+        match self.embedders.spaces().any(|space| space == collection.space.id) {
+            true => Ok(()),
+            false => Err(self.space_mismatch(collection)),
+        }
+    }
+
+    fn space_mismatch(&self, collection: &Collection) -> RagError {
+        RagError::SpaceMismatch {
             collection: collection.name.clone(),
             stored: collection.space.id.clone(),
             known: self.embedders.spaces().collect::<Vec<_>>().join(", "),
-        })??)
+        }
     }
 
     fn min_similarity(&self, collection: &Collection) -> f32 {

@@ -127,7 +127,7 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
             metadata: serde_json::json!({}),
         };
         let passage = NewPassage { heading: None, content: text, vector };
-        rag.store.save_document(TenantId::DEFAULT, collection, &document, &[passage]).await?;
+        rag.store.save_document(TenantId::DEFAULT, collection, &document, &[passage], None).await?;
     }
     Ok(())
 }
