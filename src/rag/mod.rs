@@ -16,6 +16,7 @@ pub mod filters;
 pub mod grounding;
 pub mod ingest;
 pub mod prompts;
+pub mod reembed;
 pub mod search;
 pub mod sentences;
 
@@ -91,6 +92,12 @@ pub enum RagError {
          (loaded: {loaded}); add that model to models.toml, or make a new collection and ingest again"
     )]
     SpaceMismatch { collection: String, stored: String, loaded: String },
+    /// The collection's spaces do not allow it now; the message says what does.
+    #[error("{0}")]
+    Reembedding(String),
+    /// Nothing is being re-embedded, and there is nothing to go back to.
+    #[error("collection `{0}` is not being re-embedded, and no earlier vectors of it are kept")]
+    NoReembedding(String),
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),

@@ -9,13 +9,19 @@ pub mod embedded;
 mod filter;
 mod migrate;
 mod passages;
+mod reembedding;
 
 pub use collections::Collection;
-pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
+pub use documents::{
+    Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, PassageSet, SaveOutcome, Saved,
+};
 pub use filter::{Comparison, Filter};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+pub use reembedding::{
+    OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText,
+};
 
 use std::{str::FromStr, time::Duration};
 
@@ -166,6 +172,9 @@ pub enum StoreError {
     /// A collection of this name exists.
     #[error("there is already a collection `{0}`")]
     CollectionExists(String),
+    /// The collection went over to another space since it was looked up: look again.
+    #[error("collection `{0}` went over to another embedding space meanwhile; try again")]
+    SpacesChanged(String),
     /// A migration failed.
     #[error("the database could not be migrated: {0}")]
     Migration(String),
@@ -178,7 +187,10 @@ impl StoreError {
     /// Whether the same request may succeed a little later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            StoreError::Unavailable(_) | StoreError::PoolExhausted | StoreError::StatementTimedOut => true,
+            StoreError::Unavailable(_)
+            | StoreError::PoolExhausted
+            | StoreError::StatementTimedOut
+            | StoreError::SpacesChanged(_) => true,
             StoreError::NoPgvector
             | StoreError::UnknownCollection(_)
             | StoreError::CollectionExists(_)
