@@ -10,8 +10,8 @@ CREATE TABLE collection_spaces (
     -- live: searches read it. filling: not every document has its passages yet.
     -- kept: was live, still written to, to go back to. dropping: being deleted.
     state         text NOT NULL CHECK (state IN ('live', 'filling', 'kept', 'dropping')),
-    -- Why filling does not go on.
-    error         text,
+    -- What does it.
+    job_id        uuid REFERENCES jobs ON DELETE SET NULL,
     started_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (collection_id, tenant_id, space_id)
 );

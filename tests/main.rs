@@ -16,6 +16,7 @@ mod documents;
 mod embed;
 mod errors;
 mod http;
+mod jobs;
 mod local_model;
 mod openapi;
 mod search;

@@ -3,11 +3,15 @@
 //! Absent here: I/O beyond reading the two, and any check that is left for later.
 
 mod catalog;
+mod embedder;
 mod environment;
+mod jobs;
 mod space;
 
 pub use catalog::*;
+pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
+pub use jobs::JobSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 
 /// A setting that cannot be used: where it stands and what is wrong with it.

@@ -6,7 +6,8 @@
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
 //! | `/api/v1/documents…` | `documents`, `upload` |
-//! | `/api/v1/collections…` | `collections` |
+//! | `/api/v1/collections…` | `collections`, `reembed` |
+//! | `/api/v1/tasks…` | `tasks` |
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
@@ -24,7 +25,9 @@ mod health;
 mod observe;
 pub mod openapi;
 mod pages;
+mod reembed;
 mod search;
+mod tasks;
 mod upload;
 
 use std::{
@@ -92,8 +95,8 @@ impl Gateway {
 
     /// Name of the embedder of texts.
     fn text_model(&self) -> String {
-        let embedder = self.rag.embedders().of_type(TEXT_ROUTE);
-        embedder.map_or_else(String::new, |embedder| embedder.space().model.clone())
+        let route = self.rag.embedders().routes().find(|route| route.model_type == TEXT_ROUTE);
+        route.and_then(|route| route.model).unwrap_or_default()
     }
 }
 

@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{ask, collections, documents, embed, health, search};
+use super::{ask, collections, documents, embed, health, reembed, search, tasks};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -23,6 +23,7 @@ use super::{ask, collections, documents, embed, health, search};
         (name = "documents", description = "What answers come from"),
         (name = "collections", description = "Named sets of documents, each of one embedding space"),
         (name = "embed", description = "Texts in, vectors out"),
+        (name = "tasks", description = "What was queued: how far it is, what came out"),
         (name = "operation", description = "Probes, metrics, version"),
     ),
 )]
@@ -50,6 +51,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(ask::ask)
         .service(search::search)
         .service(documents::store)
+        .service(documents::store_async)
         .service(documents::list)
         .service(documents::show)
         .service(documents::remove)
@@ -57,9 +59,16 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(collections::list)
         .service(collections::show)
         .service(collections::remove)
+        .service(reembed::start)
+        .service(reembed::show)
+        .service(reembed::roll_back)
+        .service(reembed::finish)
         .service(embed::embed)
+        .service(embed::embed_async)
         .service(embed::embed_typed)
         .service(embed::embed_short)
+        .service(tasks::show)
+        .service(tasks::cancel)
         .service(health::health)
         .service(health::live)
         .service(health::ready)

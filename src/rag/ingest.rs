@@ -13,7 +13,7 @@ use super::{
 use crate::{
     models::{Embedder, Lane, TextRole},
     config::EmbeddingSpace,
-    store::{Collection, NewDocument, NewPassage, PassageSet, Saved, StoreError, TenantId},
+    store::{Collection, DocumentStep, NewDocument, NewPassage, PassageSet, Saved, StoreError, TenantId},
 };
 
 /// Passages embedded in one call; between two calls other requests get their turn.
@@ -58,19 +58,29 @@ impl Rag {
         collection: Option<&str>,
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
-        let named = collection;
+        self.ingest_recorded(tenant, collection, file, None).await
+    }
+
+    /// [`Rag::ingest`] as a step of a job: recorded when the document is stored, and only then.
+    pub(super) async fn ingest_recorded(
+        &self,
+        tenant: TenantId,
+        named: Option<&str>,
+        file: SourceFile,
+        step: Option<&DocumentStep<'_>>,
+    ) -> Result<Ingested, RagError> {
         let mut collection = self.collection_to_fill(tenant, named).await?;
-        self.embedder_of(&collection)?;
+        self.embedder_of(&collection).await?;
         check_labels(&file)?;
         let (document, format) = tokio::task::spawn_blocking(move || read(file)).await??;
         let title = document.title.clone();
-        if let Some(saved) = self.store.refresh_document(tenant, &collection, &document).await? {
+        if let Some(saved) = self.store.refresh_document(tenant, &collection, &document, step).await? {
             return Ok(Ingested { saved, title });
         }
         let mut sets = Vec::new();
         for _ in 1..LOOK_UPS {
             self.embed_for(&collection, &document, format, &mut sets).await?;
-            match self.store.save_document(tenant, &collection, &document, &sets).await {
+            match self.store.save_document(tenant, &collection, &document, &sets, step).await {
                 Err(StoreError::SpacesChanged(_)) => {
                     collection = self.collection_to_fill(tenant, named).await?;
                 }
@@ -78,6 +88,12 @@ impl Rag {
             }
         }
         Err(StoreError::SpacesChanged(collection.name).into())
+    }
+
+    /// The file itself, when it can be stored as far as it alone says.
+    pub(super) async fn checked(&self, file: SourceFile) -> Result<SourceFile, RagError> {
+        check_labels(&file)?;
+        Ok(tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await??)
     }
 
     /// Adds the sets that are missing: one for each space of the collection.
@@ -116,7 +132,7 @@ impl Rag {
         format: Format,
         content: &str,
     ) -> Result<Vec<NewPassage>, RagError> {
-        let embedder = self.embedder_of_space(collection, space)?;
+        let embedder = self.embedder_of_space(collection, space).await?;
         let settings = &self.catalog.ingest;
         let limits = ChunkLimits {
             max_tokens: settings
@@ -137,7 +153,7 @@ impl Rag {
                 return Err(RagError::SpaceMismatch {
                     collection: collection.name.clone(),
                     stored: space.id.clone(),
-                    loaded: format!("a vector of {} dimensions", vector.len()),
+                    known: format!("a vector of {} dimensions", vector.len()),
                 });
             }
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {

@@ -64,7 +64,7 @@ impl Rag {
     /// Searches the space that is live now.
     async fn search_space(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         let collection = self.collection_or_default(request.tenant, request.collection.as_deref()).await?;
-        let embedder = self.embedder_of(&collection)?;
+        let embedder = self.embedder_of(&collection).await?;
         let min_similarity = request.threshold.unwrap_or_else(|| self.min_similarity(&collection));
         let started = Instant::now();
         let vector = query_vector(embedder.as_ref(), &request.query).await?;
@@ -95,21 +95,34 @@ impl Rag {
     }
 
     /// The embedder of the collection's space; another one's vectors would not be comparable.
-    pub(super) fn embedder_of(&self, collection: &Collection) -> Result<Arc<dyn Embedder>, RagError> {
-        self.embedder_of_space(collection, &collection.space)
+    pub(super) async fn embedder_of(&self, collection: &Collection) -> Result<Arc<dyn Embedder>, RagError> {
+        self.embedder_of_space(collection, &collection.space).await
     }
 
     /// The embedder of a space that the collection holds.
-    pub(super) fn embedder_of_space(
+    pub(super) async fn embedder_of_space(
         &self,
         collection: &Collection,
         space: &EmbeddingSpace,
     ) -> Result<Arc<dyn Embedder>, RagError> {
-        self.embedders.of_space(&space.id).cloned().ok_or_else(|| RagError::SpaceMismatch {
+        let found = self.embedders.of_space(&space.id).await;
+        Ok(found.ok_or_else(|| self.space_mismatch(collection, space))??)
+    }
+
+    /// Whether a model of the catalog makes vectors of the collection's space; none is loaded for it.
+    pub(super) fn check_space(&self, collection: &Collection) -> Result<(), RagError> {
+        match self.embedders.spaces().any(|space| space == collection.space.id) {
+            true => Ok(()),
+            false => Err(self.space_mismatch(collection, &collection.space)),
+        }
+    }
+
+    fn space_mismatch(&self, collection: &Collection, space: &EmbeddingSpace) -> RagError {
+        RagError::SpaceMismatch {
             collection: collection.name.clone(),
             stored: space.id.clone(),
-            loaded: self.embedders.spaces().collect::<Vec<_>>().join(", "),
-        })
+            known: self.embedders.spaces().collect::<Vec<_>>().join(", "),
+        }
     }
 
     fn min_similarity(&self, collection: &Collection) -> f32 {

@@ -30,7 +30,7 @@ impl FromRow for Collection {
             other: row.get::<_, Option<String>>("other_id").map(|id| OtherSpace {
                 space: space(id, row.get("other_model"), row.get("other_dimension")),
                 state: if row.get("other_filling") { OtherState::Filling } else { OtherState::Kept },
-                error: row.get("other_error"),
+                job: row.get("other_job"),
             }),
             documents: row.get("documents"),
             passages: row.get("passages"),
@@ -46,7 +46,7 @@ fn space(id: String, model: String, dimension: i32) -> EmbeddingSpace {
 const COLUMNS: &str = "
     SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
            o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
-           o.state = 'filling' AS other_filling, o.error AS other_error";
+           o.state = 'filling' AS other_filling, o.job_id AS other_job";
 
 const FROM: &str = "
     FROM collections c JOIN embedding_spaces s ON s.id = c.space_id

@@ -11,7 +11,8 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    Collection, FromRow, Store, StoreError, TenantId,
+    Collection, FromRow, JobStep, Lease, Store, StoreError, TenantId,
+    leases::record_step,
     reembedding::{Lock, lock, spaces},
 };
 use crate::config::EmbeddingSpace;
@@ -62,6 +63,17 @@ pub struct Saved {
     pub id: Uuid,
     pub outcome: SaveOutcome,
     pub passages: i64,
+}
+
+/// The step of a job that storing one document is; recorded in the transaction that stores it.
+pub struct DocumentStep<'a> {
+    pub lease: &'a Lease,
+    /// Number of the document among the job's.
+    pub position: i64,
+    /// Documents of the job.
+    pub total: i64,
+    /// What came out, in the form that the job's kind defines.
+    pub outcome: &'a (dyn Fn(&NewDocument, &Saved) -> Vec<u8> + Send + Sync),
 }
 
 /// A document without its content.
@@ -132,21 +144,25 @@ impl Store {
     /// The document of this content, if it is stored.
     ///
     /// Title, source and metadata that changed are written, so that handing the
-    /// same content in again costs no embedding.
+    /// same content in again costs no embedding. `step` is recorded when it is stored.
     pub async fn refresh_document(
         &self,
         tenant: TenantId,
         collection: &Collection,
         document: &NewDocument,
+        step: Option<&DocumentStep<'_>>,
     ) -> Result<Option<Saved>, StoreError> {
         let mut connection = self.connection().await?;
         let transaction = connection.transaction().await?;
         let refreshed = refresh(&transaction, tenant, collection, document).await?;
-        transaction.commit().await?;
+        match &refreshed {
+            Some(saved) => commit(transaction, document, saved, step).await?,
+            None => transaction.rollback().await?,
+        }
         Ok(refreshed)
     }
 
-    /// Stores a document with its passages, or finds it stored already. All or nothing.
+    /// Stores a document with its passages, or finds it stored already; records `step`. All or nothing.
     ///
     /// There is one set a space; that of the live one must be among them. Fails with
     /// [`StoreError::SpacesChanged`] when the collection now holds a space that
@@ -157,6 +173,7 @@ impl Store {
         collection: &Collection,
         document: &NewDocument,
         sets: &[PassageSet],
+        step: Option<&DocumentStep<'_>>,
     ) -> Result<Saved, StoreError> {
         let mut connection = self.connection().await?;
         let transaction = connection.transaction().await?;
@@ -168,7 +185,7 @@ impl Store {
             )
             .await?;
         if let Some(saved) = refresh(&transaction, tenant, collection, document).await? {
-            transaction.commit().await?;
+            commit(transaction, document, &saved, step).await?;
             return Ok(saved);
         }
         lock(&transaction, tenant, collection, Lock::Write).await?;
@@ -189,9 +206,10 @@ impl Store {
             let place = PassagePlace { tenant, collection, space, document: id };
             self.insert_passages(&transaction, place, &document.metadata, passages).await?;
         }
-        transaction.commit().await?;
         let outcome = if replaced.is_some() { SaveOutcome::Updated } else { SaveOutcome::Created };
-        Ok(Saved { id, outcome, passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX) })
+        let saved = Saved { id, outcome, passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX) };
+        commit(transaction, document, &saved, step).await?;
+        Ok(saved)
     }
 
     /// Documents in the order they came, `limit` of them after the one given.
@@ -300,6 +318,20 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+async fn commit(
+    transaction: Transaction<'_>,
+    document: &NewDocument,
+    saved: &Saved,
+    step: Option<&DocumentStep<'_>>,
+) -> Result<(), StoreError> {
+    if let Some(&DocumentStep { lease, position, total, outcome }) = step {
+        let outcome = outcome(document, saved);
+        let step = JobStep { position, done: position + 1, total, outcome: &outcome };
+        record_step(&transaction, lease, step).await?;
+    }
+    Ok(transaction.commit().await?)
 }
 
 async fn refresh(

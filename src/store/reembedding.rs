@@ -16,8 +16,8 @@ use crate::config::EmbeddingSpace;
 pub struct OtherSpace {
     pub space: EmbeddingSpace,
     pub state: OtherState,
-    /// Why filling does not go on.
-    pub error: Option<String>,
+    /// The job that fills it, while that can be looked up.
+    pub job: Option<Uuid>,
 }
 
 /// What the other space is there for.
@@ -107,6 +107,7 @@ impl Store {
         for row in spaces(&transaction, tenant, collection).await? {
             match (row.id == space.id, row.state.as_str()) {
                 (true, "live") => return Ok(SpaceAdded::Live),
+                (true, "filling") => return Ok(SpaceAdded::Filling),
                 (false, "filling") => return Ok(SpaceAdded::Busy(row.model)),
                 (false, "kept") => {
                     set_state(&transaction, tenant, collection, &row.id, "dropping").await?;
@@ -119,7 +120,7 @@ impl Store {
                 "INSERT INTO collection_spaces (collection_id, tenant_id, space_id, state)
                  VALUES ($1, $2, $3, 'filling')
                  ON CONFLICT (collection_id, tenant_id, space_id)
-                     DO UPDATE SET state = 'filling', error = NULL, started_at = now()",
+                     DO UPDATE SET state = 'filling', job_id = NULL, started_at = now()",
                 &[
                     (&collection.id, Type::UUID),
                     (&tenant.0, Type::UUID),
@@ -324,36 +325,22 @@ impl Store {
         Ok(SpaceProgress { documents: row.get("documents"), done: row.get("done") })
     }
 
-    /// Records why filling does not go on; `None`: it does.
-    pub async fn record_filling_error(
+    /// Names the job that fills the other space.
+    pub async fn set_filling_job(
         &self,
         tenant: TenantId,
         collection: &Collection,
-        error: Option<&str>,
+        job: Uuid,
     ) -> Result<(), StoreError> {
         self.connection()
             .await?
             .execute_typed(
-                "UPDATE collection_spaces SET error = $3
-                 WHERE collection_id = $1 AND tenant_id = $2 AND state = 'filling' AND error IS DISTINCT FROM $3",
-                &[(&collection.id, Type::UUID), (&tenant.0, Type::UUID), (&error, Type::TEXT)],
+                "UPDATE collection_spaces SET job_id = $3
+                 WHERE collection_id = $1 AND tenant_id = $2 AND state = 'filling'",
+                &[(&collection.id, Type::UUID), (&tenant.0, Type::UUID), (&job, Type::UUID)],
             )
             .await?;
         Ok(())
-    }
-
-    /// Collections with a space to fill or to delete.
-    pub async fn unsettled_collections(&self) -> Result<Vec<(TenantId, String)>, StoreError> {
-        let rows = self
-            .connection()
-            .await?
-            .query_typed(
-                "SELECT DISTINCT c.tenant_id, c.name FROM collection_spaces s JOIN collections c ON c.id = s.collection_id
-                 WHERE s.state IN ('filling', 'dropping')",
-                &[],
-            )
-            .await?;
-        Ok(rows.iter().map(|row| (TenantId(row.get("tenant_id")), row.get("name"))).collect())
     }
 }
 
@@ -417,7 +404,7 @@ async fn set_state(
 ) -> Result<(), StoreError> {
     transaction
         .execute_typed(
-            "UPDATE collection_spaces SET state = $4, error = NULL
+            "UPDATE collection_spaces SET state = $4
              WHERE collection_id = $1 AND tenant_id = $2 AND space_id = $3",
             &[
                 (&collection.id, Type::UUID),

@@ -111,7 +111,7 @@ async fn run(
 async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<(), EvaluationError> {
     let texts: Vec<String> =
         batch.iter().map(|entry| format!("{} {}", entry.title, entry.text).trim().to_owned()).collect();
-    let embedder = rag.embedder_of(collection)?;
+    let embedder = rag.embedder_of(collection).await?;
     let embeddings = embedder
         .embed(texts.clone(), TextRole::Passage, Lane::Bulk)
         .await
@@ -128,7 +128,7 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
         };
         let passage = NewPassage { heading: None, content: text, vector };
         let set = PassageSet { space: collection.space.clone(), passages: vec![passage] };
-        rag.store.save_document(TenantId::DEFAULT, collection, &document, &[set]).await?;
+        rag.store.save_document(TenantId::DEFAULT, collection, &document, &[set], None).await?;
     }
     Ok(())
 }
