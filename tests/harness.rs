@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use ragway::{
     app::{Application, postgres_wheel},
     assets::Assets,
-    config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
+    config::{BUILT_IN, Catalog, GgufEntry, Home, JobSettings, LlmEntry, PoolSettings},
     models::{
         Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator,
         router::AnswerRouter,
@@ -22,7 +23,10 @@ use ragway::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::{OnceCell, oneshot},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 /// What a test changes before ragway starts.
@@ -31,6 +35,11 @@ pub struct Setup {
     pub backends: Vec<Arc<dyn Generator>>,
     /// Reaches the database through a connection that the test can cut.
     pub through_proxy: bool,
+    pub jobs: JobSettings,
+    /// Serves the texts instead of all-MiniLM-L6-v2.
+    pub embedder: Option<Arc<dyn Embedder>>,
+    /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
+    pub database: Option<(SecretString, SecretString)>,
 }
 
 /// A running ragway.
@@ -40,6 +49,11 @@ pub struct TestApp {
     pub proxy: Option<Proxy>,
     /// The database, as its owner.
     pub admin_url: SecretString,
+    /// The database, as the application.
+    pub database_url: SecretString,
+    pub rag: Rag,
+    running: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl TestApp {
@@ -49,26 +63,48 @@ impl TestApp {
     }
 
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Self {
-        let mut setup = Setup { catalog: catalog(), backends: Vec::new(), through_proxy: false };
+        let mut setup = Setup {
+            catalog: catalog(),
+            backends: Vec::new(),
+            through_proxy: false,
+            jobs: JobSettings { poll_ms: 200, ..JobSettings::default() },
+            embedder: None,
+            database: None,
+        };
         change(&mut setup);
-        let (url, admin_url) = fresh_database().await;
+        let (database_url, admin_url) = match setup.database {
+            Some(urls) => urls,
+            None => fresh_database().await,
+        };
         let (url, proxy) = if setup.through_proxy {
-            let (proxied, proxy) = Proxy::before(&url).await;
+            let (proxied, proxy) = Proxy::before(&database_url).await;
             (proxied, Some(proxy))
         } else {
-            (url, None)
+            (database_url.clone(), None)
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
         let store = Store::connect(&url, &pool).await.unwrap();
-        let embedders = Embedders::new([("text-embedding".to_owned(), embedder().await)].into());
+        let embedder = match setup.embedder {
+            Some(embedder) => embedder,
+            None => embedder().await,
+        };
+        let embedders = Embedders::new([("text-embedding".to_owned(), embedder)].into());
         let answers = AnswerRouter::new(setup.backends);
-        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap());
+        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap())
+            .with_job_settings(setup.jobs);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag, 1, Vec::new()).unwrap();
+        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
         let url = format!("http://{}", application.address());
-        tokio::spawn(application.run_until(std::future::pending()));
-        Self { url, client: reqwest::Client::new(), proxy, admin_url }
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(async { application.run_until(stopped.map(drop)).await.unwrap() });
+        Self { url, client: reqwest::Client::new(), proxy, admin_url, database_url, rag, running, stop }
+    }
+
+    /// Stops it as a signal does.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.running.await.unwrap();
     }
 
     pub fn post(&self, path: &str) -> RequestBuilder {

@@ -20,3 +20,4 @@ mod jobs;
 mod local_model;
 mod openapi;
 mod search;
+mod tasks;

@@ -93,7 +93,7 @@ impl Rag {
     /// The file itself, when it can be stored as far as it alone says.
     pub(super) async fn checked(&self, file: SourceFile) -> Result<SourceFile, RagError> {
         check_labels(&file)?;
-        Ok(tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await??)
+        tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await?
     }
 
     /// Adds the sets that are missing: one for each space of the collection.
