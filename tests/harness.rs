@@ -38,6 +38,8 @@ pub struct Setup {
     pub jobs: JobSettings,
     /// Serves the texts instead of all-MiniLM-L6-v2.
     pub embedder: Option<Arc<dyn Embedder>>,
+    /// Another model beside it, under the route `other`.
+    pub other: Option<Arc<dyn Embedder>>,
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
 }
@@ -69,6 +71,7 @@ impl TestApp {
             through_proxy: false,
             jobs: JobSettings { poll_ms: 200, ..JobSettings::default() },
             embedder: None,
+            other: None,
             database: None,
         };
         change(&mut setup);
@@ -88,7 +91,9 @@ impl TestApp {
             Some(embedder) => embedder,
             None => embedder().await,
         };
-        let embedders = Embedders::new([("text-embedding".to_owned(), embedder)].into());
+        let other = setup.other.map(|other| ("other".to_owned(), other));
+        let routes = [("text-embedding".to_owned(), embedder)].into_iter().chain(other);
+        let embedders = Embedders::new(routes.collect());
         let answers = AnswerRouter::new(setup.backends);
         let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap())
             .with_job_settings(setup.jobs);
