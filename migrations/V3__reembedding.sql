@@ -12,7 +12,8 @@ CREATE TABLE collection_spaces (
     state         text NOT NULL CHECK (state IN ('live', 'filling', 'kept', 'dropping')),
     -- What does it.
     job_id        uuid REFERENCES jobs ON DELETE SET NULL,
-    started_at    timestamptz NOT NULL DEFAULT now(),
+    -- When it came into this state.
+    since         timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (collection_id, tenant_id, space_id)
 );
 CREATE UNIQUE INDEX collection_spaces_live ON collection_spaces (collection_id) WHERE state = 'live';

@@ -40,11 +40,8 @@ struct Turned {
 
 impl Turned {
     async fn allowing(passages: usize) -> Arc<Self> {
-        let space = EmbeddingSpace {
-            id: "turned@1:mean:l2:fp32".into(),
-            model: "turned".into(),
-            dimension: 384,
-        };
+        let space =
+            EmbeddingSpace { id: "turned@1:mean:l2:fp32".into(), model: "turned".into(), dimension: 384 };
         let (model, embedded) = (harness::embedder().await, AtomicUsize::new(0));
         Arc::new(Self { model, space, passages: Semaphore::new(passages), embedded })
     }
@@ -184,8 +181,7 @@ async fn finish(app: &TestApp) {
 fn sentence(n: usize) -> String {
     const THINGS: [&str; 8] =
         ["bicycle", "saxophone", "volcano", "passport", "pancake", "glacier", "telescope", "penguin"];
-    const PLACES: [&str; 8] =
-        ["Lisbon", "Nairobi", "Osaka", "Quito", "Tromsø", "Perth", "Havana", "Vilnius"];
+    const PLACES: [&str; 8] = ["Lisbon", "Nairobi", "Osaka", "Quito", "Tromsø", "Perth", "Havana", "Vilnius"];
     let (thing, place) = (THINGS[n % 8], PLACES[n / 8 % 8]);
     format!("The {thing} of {place} has the number {}.", 100 + n)
 }
@@ -340,7 +336,10 @@ async fn a_crash_in_the_middle_costs_one_document_at_most_and_searches_do_not_no
         store(&app, n).await;
     }
     let begun = start(&app).await;
-    assert_eq!((&begun["stage"], &begun["done"], &begun["total"]), (&json!("backfilling"), &json!(0), &json!(8)));
+    assert_eq!(
+        (&begun["stage"], &begun["done"], &begun["total"]),
+        (&json!("backfilling"), &json!(0), &json!(8))
+    );
     assert_eq!((&begun["running"], &begun["error"]), (&json!(true), &Value::Null));
     let again = start(&app).await;
     assert_eq!(again["task_id"], begun["task_id"], "one re-embedding was started twice");
@@ -398,11 +397,18 @@ async fn rolling_back_finds_what_was_stored_since() {
     start(&app).await;
     cut_over(&app).await;
     store(&app, 1).await;
-    assert_eq!(passages_by_space(&app).await, BTreeMap::from([("all-MiniLM-L6-v2".into(), 2), ("turned".into(), 2)]));
+    assert_eq!(
+        passages_by_space(&app).await,
+        BTreeMap::from([("all-MiniLM-L6-v2".into(), 2), ("turned".into(), 2)])
+    );
     // As a replica of the version before stores a document: in one space, that which is live.
     store(&app, 2).await;
-    execute(&app.admin_url, "DELETE FROM passages p USING documents d WHERE d.id = p.document_id
-         AND d.external_id = 'd2' AND p.space_id LIKE 'all-%'").await;
+    execute(
+        &app.admin_url,
+        "DELETE FROM passages p USING documents d WHERE d.id = p.document_id
+         AND d.external_id = 'd2' AND p.space_id LIKE 'all-%'",
+    )
+    .await;
     let back = good(app.delete(REEMBED).send().await.unwrap()).await;
     assert_eq!((&back["model"], &back["passages"]), (&json!("all-MiniLM-L6-v2"), &json!(3)));
     for n in 0..3 {
@@ -470,7 +476,8 @@ async fn documents_are_cut_by_what_the_new_model_reads() {
     cut_over(&app).await;
     let shown = get(&app, COLLECTION).await;
     assert!(shown["passages"].as_i64().unwrap() > stored["passages"].as_i64().unwrap(), "{shown}");
-    let rows = pairs(&app.admin_url, "SELECT content, id::text FROM passages WHERE space_id LIKE 'turned%'").await;
+    let rows =
+        pairs(&app.admin_url, "SELECT content, id::text FROM passages WHERE space_id LIKE 'turned%'").await;
     let longest = rows.iter().map(|(content, _)| turned.count_tokens(content)).max().unwrap();
     assert!(longest + 2 <= TURNED_TOKENS, "{longest}");
 }
@@ -591,9 +598,8 @@ async fn the_database_itself_keeps_spaces_and_pointers_in_order() {
 async fn what_cannot_be_is_refused_with_what_to_do() {
     let turned = Turned::allowing(0).await;
     let app = without_workers(&turned).await;
-    let post = async |path: &str, model: &str| {
-        app.post(path).json(&json!({"model": model})).send().await.unwrap()
-    };
+    let post =
+        async |path: &str, model: &str| app.post(path).json(&json!({"model": model})).send().await.unwrap();
     problem(post(REEMBED, "gpt").await, 400, "unknown_model").await;
     problem(post("/api/v1/collections/none/reembed", "turned").await, 404, "unknown_collection").await;
     problem(post(REEMBED, "all-MiniLM-L6-v2").await, 409, "reembedding_conflict").await;

@@ -67,7 +67,9 @@ async fn start(parts: &Parts, name: &str, model: &str) -> Result<ExitCode> {
     let _ = stop.send(());
     workers.await?;
     print_live(&watched?);
-    println!("the vectors before are kept: `ragway reembed {name} --rollback` goes back, `--finish` deletes them");
+    println!(
+        "the vectors before are kept: `ragway reembed {name} --rollback` goes back, `--finish` deletes them"
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,8 +11,8 @@ use super::{
     reembed::LOOK_UPS,
 };
 use crate::{
-    models::{Embedder, Lane, TextRole},
     config::EmbeddingSpace,
+    models::{Embedder, Lane, TextRole},
     store::{Collection, DocumentStep, NewDocument, NewPassage, PassageSet, Saved, StoreError, TenantId},
 };
 

@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     config::EmbeddingSpace,
-    store::{Collection, Job, OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, TenantId},
+    store::{
+        Collection, Job, OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, TenantId,
+    },
 };
 
 /// How often a request looks a collection up whose spaces change under it. Each change takes
@@ -55,7 +57,7 @@ pub struct ReembeddingStatus {
 impl Reembedding {
     /// Of a collection that holds a second space.
     pub fn of(collection: &Collection) -> Option<Self> {
-        let OtherSpace { space, state, job } = collection.other.clone()?;
+        let OtherSpace { space, state, job, .. } = collection.other.clone()?;
         let live = collection.space.clone();
         Some(match state {
             OtherState::Filling => Self { stage: ReembeddingStage::Backfilling, from: live, to: space, job },

@@ -1,5 +1,7 @@
 //! Collections: named sets of documents, each of one embedding space.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use tokio_postgres::{Row, error::SqlState, types::Type};
 use uuid::Uuid;
@@ -30,6 +32,7 @@ impl FromRow for Collection {
             other: row.get::<_, Option<String>>("other_id").map(|id| OtherSpace {
                 space: space(id, row.get("other_model"), row.get("other_dimension")),
                 state: if row.get("other_filling") { OtherState::Filling } else { OtherState::Kept },
+                age: Duration::try_from_secs_f64(row.get("other_age")).unwrap_or_default(),
                 job: row.get("other_job"),
             }),
             documents: row.get("documents"),
@@ -46,7 +49,8 @@ fn space(id: String, model: String, dimension: i32) -> EmbeddingSpace {
 const COLUMNS: &str = "
     SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
            o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
-           o.state = 'filling' AS other_filling, o.job_id AS other_job";
+           o.state = 'filling' AS other_filling, o.job_id AS other_job,
+           extract(epoch FROM now() - o.since)::float8 AS other_age";
 
 const FROM: &str = "
     FROM collections c JOIN embedding_spaces s ON s.id = c.space_id

@@ -16,7 +16,8 @@ mod routes;
 
 pub use collections::Collection;
 pub use documents::{
-    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, PassageSet, SaveOutcome, Saved,
+    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, PassageSet, SaveOutcome,
+    Saved,
 };
 pub use filter::{Comparison, Filter};
 pub use jobs::{Job, JobState, NewJob};
@@ -24,9 +25,7 @@ pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
-pub use reembedding::{
-    OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText,
-};
+pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
 
 use std::{str::FromStr, time::Duration};

@@ -5,6 +5,8 @@
 //! before it looks which spaces there are. So a writer either sees the change,
 //! or the change sees the writer's rows.
 
+use std::time::Duration;
+
 use tokio_postgres::{Row, Transaction, types::Type};
 use uuid::Uuid;
 
@@ -16,6 +18,8 @@ use crate::config::EmbeddingSpace;
 pub struct OtherSpace {
     pub space: EmbeddingSpace,
     pub state: OtherState,
+    /// How long it has been in this state.
+    pub age: Duration,
     /// The job that fills it, while that can be looked up.
     pub job: Option<Uuid>,
 }
@@ -120,12 +124,8 @@ impl Store {
                 "INSERT INTO collection_spaces (collection_id, tenant_id, space_id, state)
                  VALUES ($1, $2, $3, 'filling')
                  ON CONFLICT (collection_id, tenant_id, space_id)
-                     DO UPDATE SET state = 'filling', job_id = NULL, started_at = now()",
-                &[
-                    (&collection.id, Type::UUID),
-                    (&tenant.0, Type::UUID),
-                    (&space.id, Type::TEXT),
-                ],
+                     DO UPDATE SET state = 'filling', job_id = NULL, since = now()",
+                &[(&collection.id, Type::UUID), (&tenant.0, Type::UUID), (&space.id, Type::TEXT)],
             )
             .await?;
         transaction.commit().await?;
@@ -391,7 +391,8 @@ pub(super) async fn spaces(
             &[(&collection.id, Type::UUID), (&tenant.0, Type::UUID)],
         )
         .await?;
-    let held = |row: &Row| HeldSpace { id: row.get("space_id"), state: row.get("state"), model: row.get("model") };
+    let held =
+        |row: &Row| HeldSpace { id: row.get("space_id"), state: row.get("state"), model: row.get("model") };
     Ok(rows.iter().map(held).collect())
 }
 
@@ -404,7 +405,7 @@ async fn set_state(
 ) -> Result<(), StoreError> {
     transaction
         .execute_typed(
-            "UPDATE collection_spaces SET state = $4
+            "UPDATE collection_spaces SET state = $4, since = now()
              WHERE collection_id = $1 AND tenant_id = $2 AND space_id = $3",
             &[
                 (&collection.id, Type::UUID),

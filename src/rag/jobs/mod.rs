@@ -53,6 +53,14 @@ pub enum TaskResult {
     Ingested(Vec<DocumentOutcome>),
 }
 
+/// How a job's work went that did not fail.
+enum Performed {
+    /// It is done; what came out.
+    Whole(Vec<u8>),
+    /// There is nothing to do for a while.
+    UpTo(Duration),
+}
+
 impl Work {
     /// Every kind that this version can do; others are left to replicas that can.
     const KINDS: &'static [&'static str] = &[EmbedWork::KIND, IngestWork::KIND, ReembedWork::KIND];
@@ -123,10 +131,10 @@ impl Rag {
         Ok(id)
     }
 
-    async fn perform(self, job: ClaimedJob) -> Result<Vec<u8>, RagError> {
+    async fn perform(self, job: ClaimedJob) -> Result<Performed, RagError> {
         match Work::from_payload(&job.kind, &job.payload)? {
-            Work::Embed(work) => self.perform_embed(&job, work).await,
-            Work::Ingest(work) => self.perform_ingest(&job, work).await,
+            Work::Embed(work) => self.perform_embed(&job, work).await.map(Performed::Whole),
+            Work::Ingest(work) => self.perform_ingest(&job, work).await.map(Performed::Whole),
             Work::Reembed(work) => self.perform_reembed(&job, work).await,
         }
     }

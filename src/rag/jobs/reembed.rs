@@ -14,8 +14,10 @@ use crate::{
     },
 };
 
-use super::to_stored;
+use super::{Performed, to_stored};
 
+/// Longer than a transaction that stores a document.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Documents looked for at once.
 const FILL_PAGE: i64 = 100;
 
@@ -44,12 +46,11 @@ impl Rag {
         &self,
         job: &ClaimedJob,
         work: ReembedWork,
-    ) -> Result<Vec<u8>, RagError> {
+    ) -> Result<Performed, RagError> {
         let tenant = job.lease.tenant;
-        let mut settled = false;
         loop {
             let collection = match self.store.collection(tenant, &work.collection).await {
-                Err(StoreError::UnknownCollection(_)) => return Ok(Vec::new()),
+                Err(StoreError::UnknownCollection(_)) => return Ok(Performed::Whole(Vec::new())),
                 collection => collection?,
             };
             match &collection.other {
@@ -59,12 +60,16 @@ impl Rag {
                 _ if self.store.delete_retired(tenant, &collection).await? => {}
                 // A replica of an earlier version writes to one space only. When it looked the
                 // collection up before the cutover, that is the one that nobody reads now.
-                Some(_) if !settled => {
-                    tokio::time::sleep(self.longest_request()).await;
-                    self.fill(tenant, &collection, &collection.space, None).await?;
-                    settled = true;
+                Some(OtherSpace { age, .. }) => {
+                    return match self.longest_request().checked_sub(*age) {
+                        Some(pause) => Ok(Performed::UpTo(pause + MOMENT)),
+                        None => {
+                            self.fill(tenant, &collection, &collection.space, None).await?;
+                            ended(&collection)
+                        }
+                    };
                 }
-                _ => return to_stored(&StoredSpace { space: &collection.space.id }),
+                None => return ended(&collection),
             }
         }
     }
@@ -143,4 +148,8 @@ impl Rag {
     fn longest_request(&self) -> Duration {
         Duration::from_millis(self.catalog.http.request_timeout_ms)
     }
+}
+
+fn ended(collection: &Collection) -> Result<Performed, RagError> {
+    to_stored(&StoredSpace { space: &collection.space.id }).map(Performed::Whole)
 }
