@@ -39,6 +39,8 @@ pub struct Setup {
     pub on_demand: bool,
     /// Serves the texts instead of all-MiniLM-L6-v2.
     pub embedder: Option<Arc<dyn Embedder>>,
+    /// Another model beside it, under the route `other`.
+    pub other: Option<Arc<dyn Embedder>>,
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
 }
@@ -72,6 +74,7 @@ impl TestApp {
             through_proxy: false,
             on_demand: false,
             embedder: None,
+            other: None,
             database: None,
         };
         change(&mut setup);
@@ -95,7 +98,9 @@ impl TestApp {
         let embedders = if setup.on_demand {
             embedders_on_demand(Arc::clone(&catalog), offline_assets(), store.clone())
         } else {
-            Embedders::new([("text-embedding".to_owned(), embedder)].into())
+            let other = setup.other.map(|other| ("other".to_owned(), other));
+            let routes = [("text-embedding".to_owned(), embedder)].into_iter().chain(other);
+            Embedders::new(routes.collect())
         };
         let answers = AnswerRouter::new(setup.backends);
         let rag = Rag::new(catalog, store, embedders, answers, Prompts::load(None).unwrap());

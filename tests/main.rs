@@ -19,6 +19,7 @@ mod http;
 mod jobs;
 mod local_model;
 mod openapi;
+mod reembed;
 mod routes;
 mod search;
 mod tasks;

@@ -81,7 +81,7 @@ impl Embedder for Staged {
 /// A ragway that leaves jobs to the workers that the test starts.
 async fn without_workers(embedder: Arc<Staged>) -> TestApp {
     TestApp::with(|setup| {
-        setup.jobs.workers = 0;
+        setup.catalog.jobs.workers = 0;
         setup.embedder = Some(embedder);
     })
     .await
@@ -231,7 +231,7 @@ async fn an_unknown_or_expired_task_is_not_found() {
 
 #[tokio::test]
 async fn too_many_tasks_are_refused_until_one_ends() {
-    let app = TestApp::with(|setup| (setup.jobs.workers, setup.jobs.max_open) = (0, 2)).await;
+    let app = TestApp::with(|setup| (setup.catalog.jobs.workers, setup.catalog.jobs.max_open) = (0, 2)).await;
     let body = json!({"texts": ["a"]});
     let first = accepted(&app, "/api/v1/embed/async", &body).await;
     accepted(&app, "/api/v1/embed/async", &body).await;
@@ -315,7 +315,7 @@ async fn a_stopped_replica_leaves_its_work_to_another_at_once() {
     let database = (first.database_url.clone(), first.admin_url.clone());
     let second = TestApp::with(|setup| {
         setup.database = Some(database);
-        setup.jobs.workers = 0;
+        setup.catalog.jobs.workers = 0;
     })
     .await;
     let location = accepted(&first, "/api/v1/documents/async", &documents(4)).await;
@@ -333,7 +333,7 @@ async fn an_outage_of_the_database_only_delays_a_task() {
     let app = TestApp::with(|setup| {
         setup.through_proxy = true;
         setup.embedder = Some(Arc::clone(&model) as _);
-        setup.jobs.lease_ms = 1500;
+        setup.catalog.jobs.lease_ms = 1500;
     })
     .await;
     let location = accepted(&app, "/api/v1/documents/async", &documents(4)).await;

@@ -139,6 +139,8 @@ impl From<RagError> for ApiError {
             RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
             RagError::UnknownTask(_) => Self::new(StatusCode::NOT_FOUND, "unknown_task", detail),
             RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),
+            RagError::Reembedding(_) => Self::new(StatusCode::CONFLICT, "reembedding_conflict", detail),
+            RagError::NoReembedding(_) => Self::new(StatusCode::NOT_FOUND, "no_reembedding", detail),
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),
             RagError::Store(error) => error.into(),
@@ -211,6 +213,9 @@ impl From<StoreError> for ApiError {
             }
             StoreError::StatementTimedOut => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_timeout", detail).retry_after(5)
+            }
+            StoreError::SpacesChanged(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "spaces_changed", detail).retry_after(1)
             }
             StoreError::TooManyJobs(_) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tasks", detail).retry_after(10)

@@ -6,7 +6,7 @@
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
 //! | `/api/v1/documents…` | `documents`, `upload` |
-//! | `/api/v1/collections…` | `collections` |
+//! | `/api/v1/collections…` | `collections`, `reembed` |
 //! | `/api/v1/tasks…` | `tasks` |
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
@@ -26,6 +26,7 @@ mod health;
 mod observe;
 pub mod openapi;
 mod pages;
+mod reembed;
 mod search;
 mod tasks;
 mod upload;

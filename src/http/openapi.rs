@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{ask, collections, documents, embed, health, search, tasks};
+use super::{ask, collections, documents, embed, health, reembed, search, tasks};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -59,6 +59,10 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(collections::list)
         .service(collections::show)
         .service(collections::remove)
+        .service(reembed::start)
+        .service(reembed::show)
+        .service(reembed::roll_back)
+        .service(reembed::finish)
         .service(embed::embed)
         .service(embed::embed_async)
         .service(embed::embed_typed)

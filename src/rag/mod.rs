@@ -17,6 +17,7 @@ pub mod grounding;
 pub mod ingest;
 pub mod jobs;
 pub mod prompts;
+pub mod reembed;
 pub mod search;
 pub mod sentences;
 
@@ -113,6 +114,12 @@ pub enum RagError {
          (known: {known}); add that model to models.toml, or make a new collection and ingest again"
     )]
     SpaceMismatch { collection: String, stored: String, known: String },
+    /// The collection's spaces do not allow it now; the message says what does.
+    #[error("{0}")]
+    Reembedding(String),
+    /// Nothing is being re-embedded, and there is nothing to go back to.
+    #[error("collection `{0}` is not being re-embedded, and no earlier vectors of it are kept")]
+    NoReembedding(String),
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),
@@ -143,6 +150,8 @@ impl RagError {
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
             | RagError::SpaceMismatch { .. }
+            | RagError::Reembedding(_)
+            | RagError::NoReembedding(_)
             | RagError::Extract(_)
             | RagError::Prompt(_)
             | RagError::Job(_)
@@ -160,6 +169,7 @@ impl RagError {
             RagError::Store(error) => match error {
                 StoreError::UnknownCollection(_)
                 | StoreError::CollectionExists(_)
+                | StoreError::SpacesChanged(_)
                 | StoreError::TooManyJobs(_)
                 | StoreError::PoolExhausted
                 | StoreError::StatementTimedOut => false,
@@ -174,6 +184,8 @@ impl RagError {
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
             | RagError::SpaceMismatch { .. }
+            | RagError::Reembedding(_)
+            | RagError::NoReembedding(_)
             | RagError::Extract(_)
             | RagError::Model(_) => false,
         }

@@ -11,11 +11,13 @@ mod jobs;
 mod leases;
 mod migrate;
 mod passages;
+mod reembedding;
 mod routes;
 
 pub use collections::Collection;
 pub use documents::{
-    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved,
+    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, PassageSet, SaveOutcome,
+    Saved,
 };
 pub use filter::{Comparison, Filter};
 pub use jobs::{Job, JobState, NewJob};
@@ -23,6 +25,7 @@ pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
 
 use std::{str::FromStr, time::Duration};
@@ -174,6 +177,9 @@ pub enum StoreError {
     /// A collection of this name exists.
     #[error("there is already a collection `{0}`")]
     CollectionExists(String),
+    /// The collection went over to another space since it was looked up: look again.
+    #[error("collection `{0}` went over to another embedding space meanwhile; try again")]
+    SpacesChanged(String),
     /// The tenant has this many jobs that have not ended.
     #[error(
         "{0} jobs are queued already, and no more are taken; try again when some have ended, or cancel some"
@@ -197,6 +203,7 @@ impl StoreError {
             StoreError::Unavailable(_)
             | StoreError::PoolExhausted
             | StoreError::StatementTimedOut
+            | StoreError::SpacesChanged(_)
             | StoreError::TooManyJobs(_) => true,
             StoreError::NoPgvector
             | StoreError::UnknownCollection(_)

@@ -6,9 +6,11 @@
 
 mod embed;
 mod ingest;
+mod reembed;
 mod worker;
 
 pub use ingest::{DocumentFault, DocumentOutcome};
+pub(super) use reembed::ReembedWork;
 
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use crate::store::{ClaimedJob, Job, JobState, NewJob, TenantId};
 pub(super) enum Work {
     Embed(EmbedWork),
     Ingest(IngestWork),
+    Reembed(ReembedWork),
 }
 
 /// A job as those see it who asked for it.
@@ -50,14 +53,23 @@ pub enum TaskResult {
     Ingested(Vec<DocumentOutcome>),
 }
 
+/// How a job's work went that did not fail.
+enum Performed {
+    /// It is done; what came out.
+    Whole(Vec<u8>),
+    /// There is nothing to do for a while.
+    UpTo(Duration),
+}
+
 impl Work {
     /// Every kind that this version can do; others are left to replicas that can.
-    const KINDS: &'static [&'static str] = &[EmbedWork::KIND, IngestWork::KIND];
+    const KINDS: &'static [&'static str] = &[EmbedWork::KIND, IngestWork::KIND, ReembedWork::KIND];
 
     fn kind(&self) -> &'static str {
         match self {
             Work::Embed(_) => EmbedWork::KIND,
             Work::Ingest(_) => IngestWork::KIND,
+            Work::Reembed(_) => ReembedWork::KIND,
         }
     }
 
@@ -65,6 +77,8 @@ impl Work {
         match self {
             Work::Embed(work) => work.texts.len(),
             Work::Ingest(work) => work.documents.len(),
+            // Counted when it begins.
+            Work::Reembed(_) => 0,
         }
     }
 
@@ -72,6 +86,7 @@ impl Work {
         match self {
             Work::Embed(work) => to_stored(work),
             Work::Ingest(work) => to_stored(work),
+            Work::Reembed(work) => to_stored(work),
         }
     }
 
@@ -79,6 +94,7 @@ impl Work {
         match kind {
             EmbedWork::KIND => Ok(Work::Embed(from_stored(payload)?)),
             IngestWork::KIND => Ok(Work::Ingest(from_stored(payload)?)),
+            ReembedWork::KIND => Ok(Work::Reembed(from_stored(payload)?)),
             other => Err(RagError::Job(format!("unknown kind `{other}`"))),
         }
     }
@@ -101,19 +117,25 @@ impl Rag {
     pub(super) async fn enqueue(&self, tenant: TenantId, work: Work) -> Result<Uuid, RagError> {
         let total = i64::try_from(work.items()).unwrap_or(i64::MAX);
         let settings = self.job_settings.clone();
+        let most = match work {
+            Work::Embed(_) | Work::Ingest(_) => settings.max_open,
+            // It completes what has been changed already, and there are as many as collections.
+            Work::Reembed(_) => i64::MAX,
+        };
         let (kind, payload) =
             // Megabytes of texts: not on a thread that serves requests.
             tokio::task::spawn_blocking(move || work.to_payload().map(|payload| (work.kind(), payload))).await??;
         let job = NewJob { kind, payload, total, max_attempts: settings.max_attempts, keep: settings.keep() };
-        let id = self.store.enqueue_job(tenant, &job, settings.max_open).await?;
+        let id = self.store.enqueue_job(tenant, &job, most).await?;
         self.job_added.notify_one();
         Ok(id)
     }
 
-    async fn perform(self, job: ClaimedJob) -> Result<Vec<u8>, RagError> {
+    async fn perform(self, job: ClaimedJob) -> Result<Performed, RagError> {
         match Work::from_payload(&job.kind, &job.payload)? {
-            Work::Embed(work) => self.perform_embed(&job, work).await,
-            Work::Ingest(work) => self.perform_ingest(&job, work).await,
+            Work::Embed(work) => self.perform_embed(&job, work).await.map(Performed::Whole),
+            Work::Ingest(work) => self.perform_ingest(&job, work).await.map(Performed::Whole),
+            Work::Reembed(work) => self.perform_reembed(&job, work).await,
         }
     }
 

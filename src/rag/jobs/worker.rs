@@ -8,7 +8,7 @@ use futures_util::{
 };
 use tokio::task::JoinSet;
 
-use super::Work;
+use super::{Performed, Work};
 use crate::{
     models::ModelError,
     rag::{Rag, RagError},
@@ -100,9 +100,10 @@ impl Rag {
         }
     }
 
-    async fn settle(&self, lease: &Lease, attempts: i32, result: Result<Vec<u8>, RagError>, stop: &Stop) {
+    async fn settle(&self, lease: &Lease, attempts: i32, result: Result<Performed, RagError>, stop: &Stop) {
         let ended = match &result {
-            Ok(result) => self.insist(stop, || self.store.finish_job(lease, result)).await,
+            Ok(Performed::Whole(result)) => self.insist(stop, || self.store.finish_job(lease, result)).await,
+            Ok(Performed::UpTo(pause)) => self.insist(stop, || self.store.release_job(lease, *pause)).await,
             Err(RagError::Store(StoreError::LeaseLost)) => Err(StoreError::LeaseLost),
             // The model asks to wait: that is no failure, and is not counted as one.
             Err(RagError::Model(ModelError::Overloaded { retry_after, .. })) => {
