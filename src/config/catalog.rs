@@ -152,6 +152,7 @@ pub enum Source {
 #[serde(rename_all = "snake_case")]
 pub enum EmbedderKind {
     Bert,
+    Clip,
 }
 
 /// `[[embedder]]`

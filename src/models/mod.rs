@@ -5,6 +5,7 @@
 
 pub mod candle;
 mod embedders;
+pub mod images;
 pub mod openai;
 pub mod router;
 
