@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
+use crate::checkpoint;
 use ragway::{
     app::{Application, postgres_wheel},
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
-        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator,
-        router::AnswerRouter,
+        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::clip::ClipEmbedder,
+        candle::gguf::GgufGenerator, router::AnswerRouter,
     },
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
@@ -60,7 +61,9 @@ impl TestApp {
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
         let store = Store::connect(&url, &pool).await.unwrap();
-        let embedders = Embedders::new([("text-embedding".to_owned(), embedder().await)].into());
+        let embedders =
+            [("text-embedding".to_owned(), embedder().await), ("image-embedding".to_owned(), clip())];
+        let embedders = Embedders::new(embedders.into());
         let answers = AnswerRouter::new(setup.backends);
         let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap());
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
@@ -165,6 +168,18 @@ pub async fn embedder() -> Arc<dyn Embedder> {
         Arc::new(embedder.unwrap()) as Arc<dyn Embedder>
     };
     Arc::clone(EMBEDDER.get_or_init(load).await)
+}
+
+/// CLIP with the small generated weights, loaded once for all tests.
+pub fn clip() -> Arc<dyn Embedder> {
+    static CLIP: OnceLock<Arc<dyn Embedder>> = OnceLock::new();
+    let load = || {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = checkpoint::write(&checkpoint::golden()["checkpoints"][0], folder.path());
+        let embedder = ClipEmbedder::load(&toml::from_str(&entry).unwrap(), folder.path()).unwrap();
+        Arc::new(embedder) as Arc<dyn Embedder>
+    };
+    Arc::clone(CLIP.get_or_init(load))
 }
 
 /// SmolLM2, loaded once for all tests.

@@ -71,6 +71,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     }
 
+    /// 415 with what to send.
+    pub fn unsupported_content_type(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail)
+    }
+
     /// 405 with the methods that the path knows.
     pub fn wrong_method(method: &str, path: &str, allowed: String) -> Self {
         let detail = format!("{method} is not possible on {path}; possible: {allowed}");
@@ -137,6 +142,8 @@ impl From<RagError> for ApiError {
             RagError::Invalid(_) => Self::invalid(detail),
             RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, "unknown_model", detail),
             RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
+            RagError::NoImage(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
+            RagError::BadImage(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_image", detail),
             RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),

@@ -5,7 +5,7 @@
 //! | `/embed/{model_type}`, `/api/v1/embed…` | `embed` |
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
-//! | `/api/v1/documents…` | `documents`, `upload` |
+//! | `/api/v1/documents…` | `documents`, `upload`, `images` |
 //! | `/api/v1/collections…` | `collections` |
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
@@ -21,6 +21,7 @@ mod embed;
 pub mod error;
 mod extractors;
 mod health;
+mod images;
 mod observe;
 pub mod openapi;
 mod pages;

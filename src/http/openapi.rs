@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{ask, collections, documents, embed, health, search};
+use super::{ask, collections, documents, embed, health, images, search};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -53,6 +53,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(documents::list)
         .service(documents::show)
         .service(documents::remove)
+        .service(images::show)
         .service(collections::create)
         .service(collections::list)
         .service(collections::show)

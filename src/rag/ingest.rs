@@ -8,6 +8,7 @@ use super::{
     chunk::{Chunk, ChunkLimits, chunk},
     extract::{Extracted, extract},
     filters::refuse_nul,
+    pictures::is_picture,
 };
 use crate::{
     models::{Embedder, Lane, TextRole},
@@ -59,6 +60,9 @@ impl Rag {
         let collection = self.collection_to_fill(tenant, collection).await?;
         let embedder = self.embedder_of(&collection)?;
         check_labels(&file)?;
+        if is_picture(&file) {
+            return self.ingest_picture(tenant, &collection, embedder.as_ref(), file).await;
+        }
         let (document, extracted) = tokio::task::spawn_blocking(move || read(file)).await??;
         let title = document.title.clone();
         let known = self.store.refresh_document(tenant, &collection, &document).await?;
@@ -72,7 +76,7 @@ impl Rag {
         Ok(Ingested { saved, title })
     }
 
-    async fn save(
+    pub(super) async fn save(
         &self,
         tenant: TenantId,
         collection: &Collection,
@@ -138,8 +142,6 @@ fn with_context(embedder: &dyn Embedder, title: Option<&str>, chunk: &Chunk) -> 
 
 fn read(file: SourceFile) -> Result<(NewDocument, Extracted), RagError> {
     let extracted = extract(file.name.as_deref(), file.content_type.as_deref(), &file.bytes)?;
-    let metadata =
-        if file.metadata.is_null() { Value::Object(serde_json::Map::new()) } else { file.metadata };
     let document = NewDocument {
         external_id: file.external_id,
         content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
@@ -147,9 +149,15 @@ fn read(file: SourceFile) -> Result<(NewDocument, Extracted), RagError> {
         source: file.source.or(file.name),
         format: extracted.format.media_type(),
         content: extracted.text.clone(),
-        metadata,
+        image: None,
+        metadata: or_empty(file.metadata),
     };
     Ok((document, extracted))
+}
+
+/// The object that metadata is where none was given.
+pub(super) fn or_empty(metadata: Value) -> Value {
+    if metadata.is_null() { Value::Object(serde_json::Map::new()) } else { metadata }
 }
 
 fn check_labels(file: &SourceFile) -> Result<(), RagError> {

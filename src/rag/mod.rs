@@ -15,6 +15,7 @@ pub mod extractive;
 pub mod filters;
 pub mod grounding;
 pub mod ingest;
+mod pictures;
 pub mod prompts;
 pub mod search;
 pub mod sentences;
@@ -85,6 +86,12 @@ pub enum RagError {
     /// No document of this id.
     #[error("there is no document {0}")]
     UnknownDocument(uuid::Uuid),
+    /// No document of this id that is a picture.
+    #[error("there is no document {0} with an image")]
+    NoImage(uuid::Uuid),
+    /// A picture that cannot be read.
+    #[error("the image {0}")]
+    BadImage(String),
     /// The collection's vectors are of a space that no loaded model makes.
     #[error(
         "collection `{collection}` holds vectors of the space `{stored}`, which no loaded model makes \

@@ -11,7 +11,9 @@ mod migrate;
 mod passages;
 
 pub use collections::Collection;
-pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
+pub use documents::{
+    Document, DocumentImage, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved,
+};
 pub use filter::{Comparison, Filter};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};

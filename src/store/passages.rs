@@ -40,6 +40,8 @@ pub struct FoundPassage {
     pub ordinal: i32,
     pub title: Option<String>,
     pub source: Option<String>,
+    /// Media type of the document.
+    pub format: String,
     pub heading: Option<String>,
     pub content: String,
     pub metadata: Value,
@@ -56,6 +58,7 @@ impl FromRow for FoundPassage {
             ordinal: row.get("ordinal"),
             title: row.get("title"),
             source: row.get("source"),
+            format: row.get("format"),
             heading: row.get("heading"),
             content: row.get("content"),
             metadata: row.get("metadata"),
@@ -99,7 +102,7 @@ impl Store {
         // The cast makes the expression that of the space's index; a number cannot be a parameter there.
         let dimension = query.collection.space.dimension;
         format!(
-            "SELECT near.*, d.external_id, d.title, d.source FROM (
+            "SELECT near.*, d.external_id, d.title, d.source, d.format FROM (
                  SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata,
                         (1 - (p.embedding::vector({dimension}) <=> {vector}))::real AS similarity
                  FROM passages p

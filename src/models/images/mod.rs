@@ -51,8 +51,8 @@ pub enum BadPicture {
 }
 
 /// The media type of a picture that [`decode`] reads, told from its first bytes.
-pub fn media_type(file: &[u8]) -> Option<&'static str> {
-    format(file).ok().map(|format| format.to_mime_type())
+pub fn media_type(file: &[u8]) -> Result<&'static str, BadPicture> {
+    format(file).map(|format| format.to_mime_type())
 }
 
 /// Decodes a PNG, JPEG, WebP or GIF file (its first frame) to 8-bit RGB.
