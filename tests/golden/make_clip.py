@@ -198,6 +198,10 @@ def pictures() -> dict[str, bytes]:
         "portrait.jpg": encoded(scene(260, 400, 2), "JPEG", quality=80, subsampling=0, progressive=True),
         "turned.jpg": encoded(scene(360, 250, 3), "JPEG", quality=72, exif=turned),
         "mirrored.png": encoded(scene(140, 110, 4).quantize(96), "PNG", exif=mirrored),
+        "odd.jpg": encoded(
+            scene(61, 45, 16), "JPEG", quality=60, progressive=True, restart_marker_blocks=2
+        ),
+        "halved.jpg": encoded(scene(75, 58, 17), "JPEG", quality=60, subsampling=1, restart_marker_rows=1),
         "grey.jpg": encoded(scene(300, 260, 9).convert("L"), "JPEG", quality=75),
         "cmyk.jpg": encoded(scene(230, 240, 8).convert("CMYK"), "JPEG", quality=70),
         "alpha.png": encoded(alpha.resize((75, 95)), "PNG"),

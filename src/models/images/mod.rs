@@ -3,7 +3,7 @@
 //! Absent here: candle, the model. What is read, how large it may be and how it
 //! is scaled is the same for every image model.
 
-mod complete;
+mod jpeg;
 mod preprocess;
 mod resample;
 #[cfg(test)]
@@ -85,13 +85,17 @@ fn read(file: &[u8]) -> Result<RgbImage, BadPicture> {
     if pixels > MAX_PIXELS {
         return Err(BadPicture::TooLarge(width, height));
     }
-    // The decoder paints what is missing of a JPEG grey and reports nothing.
-    if format == ImageFormat::Jpeg && !complete::is_complete(file) {
+    // The decoder of the crate paints what is missing of a JPEG grey and reports nothing.
+    if format == ImageFormat::Jpeg && !jpeg::is_complete(file) {
         return Err(BadPicture::CutOff);
     }
     let orientation = decoder.orientation().map_err(|error| broken(&error))?;
     let _turn = (pixels > LARGE_PIXELS).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| broken(&error))?;
+    let exact = if format == ImageFormat::Jpeg { jpeg::decode(file)? } else { None };
+    let mut picture = match exact {
+        Some(picture) => DynamicImage::ImageRgb8(picture),
+        None => DynamicImage::from_decoder(decoder).map_err(|error| broken(&error))?,
+    };
     picture.apply_orientation(orientation);
     Ok(to_rgb8(picture))
 }

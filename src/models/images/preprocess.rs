@@ -7,7 +7,7 @@ use super::resample::{Part, resize};
 
 /// Mean and standard deviation of the pictures that OpenAI's CLIP was trained on, by channel.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// Pillow's number of the bicubic filter.
 const BICUBIC: u8 = 3;
 

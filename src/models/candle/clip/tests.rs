@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 //! Against transformers, on small checkpoints; see `tests/golden/make_clip.py`.
 
 use candle_core::Tensor;

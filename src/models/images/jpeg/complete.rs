@@ -4,7 +4,7 @@
 ///
 /// Thumbnails inside the header's segments have such markers too; segments are
 /// skipped by their length. ITU-T T.81, annex B.
-pub(super) fn is_complete(file: &[u8]) -> bool {
+pub fn is_complete(file: &[u8]) -> bool {
     scan(file).is_some_and(|scan| scan.windows(2).any(|pair| pair == [0xFF, 0xD9]))
 }
 
