@@ -61,7 +61,7 @@ async fn run() -> anyhow::Result<()> {
     let search = SearchRequest {
         tenant: TenantId::DEFAULT,
         collection: None,
-        query: question.to_owned(),
+        query: question.to_owned().into(),
         k: 10,
         threshold: None,
         filter: None,

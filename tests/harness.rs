@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
+use crate::checkpoint;
 use futures_util::FutureExt;
 use ragway::{
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
-        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator,
-        router::AnswerRouter,
+        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::clip::ClipEmbedder,
+        candle::gguf::GgufGenerator, router::AnswerRouter,
     },
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
@@ -99,7 +100,8 @@ impl TestApp {
             embedders_on_demand(Arc::clone(&catalog), offline_assets(), store.clone())
         } else {
             let other = setup.other.map(|other| ("other".to_owned(), other));
-            let routes = [("text-embedding".to_owned(), embedder)].into_iter().chain(other);
+            let routes = [("text-embedding".to_owned(), embedder), ("image-embedding".to_owned(), clip())];
+            let routes = routes.into_iter().chain(other);
             Embedders::new(routes.collect())
         };
         let answers = AnswerRouter::new(setup.backends);
@@ -218,6 +220,18 @@ pub async fn embedder() -> Arc<dyn Embedder> {
         Arc::new(embedder.unwrap()) as Arc<dyn Embedder>
     };
     Arc::clone(EMBEDDER.get_or_init(load).await)
+}
+
+/// CLIP with the small generated weights, loaded once for all tests.
+pub fn clip() -> Arc<dyn Embedder> {
+    static CLIP: OnceLock<Arc<dyn Embedder>> = OnceLock::new();
+    let load = || {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = checkpoint::write(&checkpoint::golden()["checkpoints"][0], folder.path());
+        let embedder = ClipEmbedder::load(&toml::from_str(&entry).unwrap(), folder.path()).unwrap();
+        Arc::new(embedder) as Arc<dyn Embedder>
+    };
+    Arc::clone(CLIP.get_or_init(load))
 }
 
 /// SmolLM2, loaded once for all tests.

@@ -5,6 +5,8 @@
 //! `RAGWAY_TEST_CACHE`).
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
+#[path = "golden/checkpoint.rs"]
+mod checkpoint;
 mod harness;
 
 mod architecture;
@@ -16,6 +18,7 @@ mod documents;
 mod embed;
 mod errors;
 mod http;
+mod images;
 mod jobs;
 mod local_model;
 mod openapi;

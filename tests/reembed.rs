@@ -531,6 +531,7 @@ async fn an_old_look_at_the_spaces_is_refused_by_the_store() {
         source: None,
         format: "text/plain",
         content: "New.".into(),
+        image: None,
         metadata: json!({}),
     };
     let set = |space: &EmbeddingSpace| PassageSet { space: space.clone(), passages: Vec::new() };

@@ -72,7 +72,7 @@ impl Application {
     pub fn start(listener: TcpListener, rag: Rag, workers: usize, samples: Vec<String>) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        let server = http::serve(listener, Gateway { rag: rag.clone(), metrics, samples }, workers)?;
+        let server = http::serve(listener, Gateway::new(rag.clone(), metrics, samples)?, workers)?;
         Ok(Self { server, address, rag })
     }
 

@@ -8,7 +8,12 @@ use futures_util::{FutureExt, future::BoxFuture};
 use crate::{
     assets::{AssetError, Assets, ModelFiles},
     config::{Catalog, EmbedderEntry, EmbedderKind, PinnedFile},
-    models::{Embedder, ModelError, candle::bert::BertEmbedder, embedders::Supply, remote::RemoteEmbedder},
+    models::{
+        Embedder, ModelError,
+        candle::{bert::BertEmbedder, clip::ClipEmbedder},
+        embedders::Supply,
+        remote::RemoteEmbedder,
+    },
     store::{RouteChoice, Store},
 };
 
@@ -102,7 +107,8 @@ fn load_local(entry: &EmbedderEntry, folder: &std::path::Path) -> Result<Arc<dyn
     check_memory(entry, folder)?;
     Ok(match entry.kind {
         EmbedderKind::Bert => Arc::new(BertEmbedder::load(entry, folder)?),
-        EmbedderKind::Clip | EmbedderKind::Remote => {
+        EmbedderKind::Clip => Arc::new(ClipEmbedder::load(entry, folder)?),
+        EmbedderKind::Remote => {
             return Err(ModelError::Failed {
                 model: entry.name.clone(),
                 reason: format!("kind `{}` does not run in this process", entry.kind.name()),

@@ -29,7 +29,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
     let request = SearchRequest {
         tenant: TenantId::DEFAULT,
         collection: arguments.collection,
-        query: arguments.query,
+        query: arguments.query.into(),
         k: arguments.k,
         threshold: arguments.threshold,
         filter: None,

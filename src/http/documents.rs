@@ -15,11 +15,13 @@ use uuid::Uuid;
 use super::{
     Gateway,
     error::{ApiError, Problem},
-    extractors::parse_json,
+    extractors::{body_bytes, parse_json},
+    images,
     tasks::{TaskAccepted, accepted},
     upload,
 };
 use crate::{
+    models::ModelError,
     rag::{
         RagError,
         ingest::{Ingested, SourceFile},
@@ -37,10 +39,13 @@ const MAX_PAGE: i64 = 500;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewDocument {
-    /// Plain text, Markdown or HTML.
+    /// Plain text, Markdown or HTML; or else `image`.
     #[schema(example = "# Fares\n\nA bicycle costs 3 euros each way.")]
-    content: String,
-    /// Absent: the title found in the content.
+    content: Option<String>,
+    /// A PNG, JPEG, WebP or GIF file as base64 or data URI, for a collection whose model reads images.
+    #[schema(example = json!(null))]
+    image: Option<String>,
+    /// Absent: the title found in the content. An image's caption.
     #[schema(example = "Fares")]
     title: Option<String>,
     /// Where it comes from, such as a URL; shown with citations.
@@ -82,7 +87,8 @@ pub struct DocumentsLater {
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the form in the OpenAPI document; `upload` reads it")]
 pub struct UploadForm {
-    /// One or more files: plain text, Markdown, HTML, or PDF with a text layer.
+    /// One or more files: plain text, Markdown, HTML, or PDF with a text layer; PNG, JPEG, WebP or GIF for a
+    /// collection whose model reads images.
     #[schema(value_type = Vec<String>, format = Binary, content_media_type = "application/octet-stream")]
     file: Vec<Vec<u8>>,
     title: Option<String>,
@@ -132,12 +138,12 @@ pub struct DocumentBody {
     external_id: Option<String>,
     title: Option<String>,
     source: Option<String>,
-    /// `text/plain`, `text/markdown`, `text/html` or `application/pdf`.
+    /// `text/plain`, `text/markdown`, `text/html`, `application/pdf`, or an image's media type.
     #[schema(example = "text/markdown")]
     format: String,
     #[schema(value_type = Object)]
     metadata: Value,
-    /// Length of the extracted text.
+    /// Length of the extracted text, or of the image.
     bytes: i64,
     passages: i64,
     #[serde(with = "time::serde::rfc3339")]
@@ -152,7 +158,7 @@ pub struct WholeDocument {
     #[serde(flatten)]
     document: DocumentBody,
     collection: String,
-    /// The extracted text.
+    /// The extracted text, or the image's caption.
     content: String,
 }
 
@@ -219,18 +225,31 @@ impl From<Vec<DocumentOutcome>> for DocumentsStored {
     }
 }
 
-impl From<NewDocument> for SourceFile {
-    fn from(document: NewDocument) -> Self {
-        Self {
-            name: None,
+impl TryFrom<NewDocument> for SourceFile {
+    type Error = ApiError;
+
+    fn try_from(document: NewDocument) -> Result<Self, ApiError> {
+        let (content_type, bytes) = match (document.content, document.image) {
             // Plain text is Markdown too; HTML is told from its beginning.
-            content_type: document.content_type.or_else(|| Some("text/markdown".into())),
-            bytes: document.content.into_bytes(),
+            (Some(content), None) => {
+                (document.content_type.unwrap_or_else(|| "text/markdown".into()), content.into_bytes())
+            }
+            // Which kind it is, its bytes say.
+            (None, Some(image)) => ("image/*".into(), images::parse("image", &image)?.into()),
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid("content, image: give one of them, not both"));
+            }
+            (None, None) => return Err(ApiError::invalid("a document needs `content` or `image`")),
+        };
+        Ok(Self {
+            name: None,
+            content_type: Some(content_type),
+            bytes,
             title: document.title,
             source: document.source,
             external_id: document.external_id,
             metadata: document.metadata,
-        }
+        })
     }
 }
 
@@ -277,7 +296,7 @@ fn fifty() -> i64 {
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not a format that ragway reads", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "The content cannot be read: empty, binary, or a PDF without text", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The content cannot be read (empty, binary, a PDF without text, a broken image), or the collection's model reads no images", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -354,7 +373,7 @@ pub async fn store_async(
 ) -> Result<HttpResponse, ApiError> {
     let DocumentsLater { collection, documents } = body.into_inner();
     check_count(documents.len())?;
-    let files = documents.into_iter().map(SourceFile::from).collect();
+    let files = documents.into_iter().map(SourceFile::try_from).collect::<Result<_, _>>()?;
     Ok(accepted(gateway.rag.ingest_later(TenantId::DEFAULT, collection.as_deref(), files).await?))
 }
 
@@ -399,20 +418,13 @@ async fn read_files(
     let mut payload = payload.into_inner();
     let content_type = header_text(request, header::CONTENT_TYPE).to_ascii_lowercase();
     let files = if content_type.starts_with("multipart/form-data") {
-        let form = Multipart::from_request(request, &mut payload)
-            .await
-            .map_err(|error| ApiError::invalid(format!("multipart form: {error}")))?;
+        let form = Multipart::from_request(request, &mut payload).await.map_err(upload::unreadable)?;
         upload::read(form, limit).await?
     } else if content_type.starts_with("application/json") {
-        let body = web::Bytes::from_request(request, &mut payload).await.map_err(|error| {
-            let too_large = error.as_response_error().status_code() == StatusCode::PAYLOAD_TOO_LARGE;
-            if too_large { ApiError::too_large(limit) } else { ApiError::invalid(format!("body: {error}")) }
-        })?;
-        parse(&body)?.into_iter().map(SourceFile::from).collect()
+        let body = body_bytes(request, &mut payload, limit).await?;
+        parse(&body)?.into_iter().map(SourceFile::try_from).collect::<Result<_, _>>()?
     } else {
-        return Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_content_type",
+        return Err(ApiError::unsupported_content_type(
             "send JSON (`application/json`) or files (`multipart/form-data`, field `file`)",
         ));
     };
@@ -452,7 +464,13 @@ fn header_text(request: &HttpRequest, name: header::HeaderName) -> &str {
 
 /// Whether the other documents of the request may still be stored.
 fn concerns_one_document(error: &RagError) -> bool {
-    matches!(error, RagError::Invalid(_) | RagError::Extract(_))
+    matches!(
+        error,
+        RagError::Invalid(_)
+            | RagError::Extract(_)
+            | RagError::BadImage(_)
+            | RagError::Model(ModelError::Unfit { .. })
+    )
 }
 
 fn status_of(stored: &DocumentsStored) -> StatusCode {

@@ -1,12 +1,13 @@
-//! `/embed`: texts in, vectors out.
+//! `/embed`: texts or images in, vectors out.
 
-use actix_web::{HttpResponse, post, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
+    images::{self, EmbedInput, ImageForm, TypedEmbedRequest},
     tasks::{TaskAccepted, accepted},
 };
 use crate::{
@@ -28,19 +29,10 @@ pub struct EmbedRequest {
     model_name: Option<String>,
 }
 
-/// Texts for the model type in the path.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TypedEmbedRequest {
-    /// One vector is made for each.
-    #[schema(example = json!(["When does the first ferry leave?"]))]
-    texts: Vec<String>,
-}
-
-/// Vectors in the order of the texts.
+/// Vectors in the order of the texts or images.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EmbedResponse {
-    /// One vector a text.
+    /// One vector a text or image.
     embeddings: Vec<Vec<f32>>,
     /// How many.
     #[schema(example = 1)]
@@ -77,7 +69,7 @@ pub async fn embed(
     body: web::Json<EmbedRequest>,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
     let (choice, texts) = body.into_inner().parts();
-    respond(&gateway, choice, texts).await
+    respond(&gateway, choice, EmbedInput::Texts(texts)).await
 }
 
 /// Embed texts later
@@ -102,11 +94,15 @@ pub async fn embed_async(
 
 /// Embed with the model of a type
 ///
-/// Model types are the names under `[routes.embed]` in models.toml.
-#[utoipa::path(tag = "embed", params(("model_type", description = "A model type", example = "text-embedding")), responses(
+/// Model types are the names under `[routes.embed]` in models.toml. Texts or images are taken as JSON, images
+/// also as parts `image` of a form; a model that reads images puts both into one space.
+#[utoipa::path(tag = "embed", params(("model_type", description = "A model type", example = "text-embedding")),
+    request_body(content((TypedEmbedRequest = "application/json"), (ImageForm = "multipart/form-data"))), responses(
     (status = 200, description = "The vectors", body = EmbedResponse),
-    (status = 400, description = "Unknown model type, malformed JSON, an empty text, or too many texts", body = Problem, content_type = "application/problem+json"),
+    (status = 400, description = "Unknown model type, malformed JSON or form, an empty text, too many texts or images, an image URL", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Neither JSON nor a form", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The model reads no images, or an image cannot be read", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
     (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -114,18 +110,23 @@ pub async fn embed_async(
 pub async fn embed_typed(
     gateway: web::Data<Gateway>,
     model_type: web::Path<String>,
-    body: web::Json<TypedEmbedRequest>,
+    request: HttpRequest,
+    payload: web::Payload,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), body.into_inner().texts).await
+    let input = images::read(&gateway, &request, payload).await?;
+    respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), input).await
 }
 
 /// Embed with the model of a type (short path)
 ///
 /// The same as `/api/v1/embed/{model_type}`.
-#[utoipa::path(tag = "embed", params(("model_type", description = "A model type", example = "text-embedding")), responses(
+#[utoipa::path(tag = "embed", params(("model_type", description = "A model type", example = "text-embedding")),
+    request_body(content((TypedEmbedRequest = "application/json"), (ImageForm = "multipart/form-data"))), responses(
     (status = 200, description = "The vectors", body = EmbedResponse),
-    (status = 400, description = "Unknown model type, malformed JSON, an empty text, or too many texts", body = Problem, content_type = "application/problem+json"),
+    (status = 400, description = "Unknown model type, malformed JSON or form, an empty text, too many texts or images, an image URL", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Neither JSON nor a form", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The model reads no images, or an image cannot be read", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
     (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -133,9 +134,11 @@ pub async fn embed_typed(
 pub async fn embed_short(
     gateway: web::Data<Gateway>,
     model_type: web::Path<String>,
-    body: web::Json<TypedEmbedRequest>,
+    request: HttpRequest,
+    payload: web::Payload,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), body.into_inner().texts).await
+    let input = images::read(&gateway, &request, payload).await?;
+    respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), input).await
 }
 
 impl EmbedRequest {
@@ -165,9 +168,14 @@ impl EmbedResponse {
 async fn respond(
     gateway: &Gateway,
     choice: EmbedderChoice,
-    texts: Vec<String>,
+    input: EmbedInput,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
     let elapsed = Elapsed::start();
-    let embedded = gateway.within_time(gateway.rag.embed(&choice, texts, TextRole::Passage)).await?;
+    let embedded = match input {
+        EmbedInput::Texts(texts) => {
+            gateway.within_time(gateway.rag.embed(&choice, texts, TextRole::Passage)).await?
+        }
+        EmbedInput::Images(images) => gateway.within_time(gateway.rag.embed_images(&choice, images)).await?,
+    };
     Ok(web::Json(EmbedResponse::new(embedded, elapsed)))
 }

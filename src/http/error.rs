@@ -7,7 +7,7 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::observe::request_id;
+use super::{fetch::FetchError, observe::request_id};
 use crate::{
     models::ModelError,
     rag::{RagError, extract::ExtractError, jobs::DocumentFault},
@@ -69,6 +69,11 @@ impl ApiError {
         let detail =
             format!("the body is larger than {limit} bytes (http.max_body_bytes); send less at once");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    }
+
+    /// 415 with what to send.
+    pub fn unsupported_content_type(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail)
     }
 
     /// 405 with the methods that the path knows.
@@ -138,6 +143,8 @@ impl From<RagError> for ApiError {
             RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, "unknown_model", detail),
             RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
             RagError::UnknownTask(_) => Self::new(StatusCode::NOT_FOUND, "unknown_task", detail),
+            RagError::NoImage(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
+            RagError::BadImage(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_image", detail),
             RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),
             RagError::Reembedding(_) => Self::new(StatusCode::CONFLICT, "reembedding_conflict", detail),
             RagError::NoReembedding(_) => Self::new(StatusCode::NOT_FOUND, "no_reembedding", detail),
@@ -168,6 +175,20 @@ impl DocumentFault {
             DocumentFault::Invalid => "invalid_request",
             DocumentFault::UnsupportedFormat => "unsupported_format",
             DocumentFault::Unreadable => "unreadable_document",
+        }
+    }
+}
+
+impl From<FetchError> for ApiError {
+    fn from(error: FetchError) -> Self {
+        let detail = error.to_string();
+        match error {
+            FetchError::NotAllowed | FetchError::Malformed(_) | FetchError::NotPublic(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "image_url_refused", detail)
+            }
+            FetchError::Failed { .. } | FetchError::TooLarge { .. } | FetchError::TimedOut { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "image_url_failed", detail)
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Framework errors in the API's own shape.
 
 use actix_web::{
-    Error, HttpRequest,
+    Error, FromRequest, HttpRequest,
+    dev::Payload,
     error::{JsonPayloadError, PathError, QueryPayloadError},
     http::StatusCode,
     web,
@@ -30,6 +31,18 @@ pub fn path_config() -> web::PathConfig {
         .error_handler(|error: PathError, _| ApiError::invalid(format!("path: {error}")).into())
 }
 
+/// The whole body, up to `limit` bytes.
+pub async fn body_bytes(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    limit: usize,
+) -> Result<web::Bytes, ApiError> {
+    web::Bytes::from_request(request, payload).await.map_err(|error| {
+        let too_large = error.as_response_error().status_code() == StatusCode::PAYLOAD_TOO_LARGE;
+        if too_large { ApiError::too_large(limit) } else { ApiError::invalid(format!("body: {error}")) }
+    })
+}
+
 /// Parses a JSON body that was read whole.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::invalid(describe(&error)))
@@ -42,11 +55,10 @@ fn json_error(error: &JsonPayloadError, request: &HttpRequest, limit: usize) -> 
         }
         JsonPayloadError::ContentType => {
             let sent = request.headers().get("content-type").and_then(|value| value.to_str().ok());
-            ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_content_type",
-                format!("send JSON with `content-type: application/json`, not `{}`", sent.unwrap_or("none")),
-            )
+            ApiError::unsupported_content_type(format!(
+                "send JSON with `content-type: application/json`, not `{}`",
+                sent.unwrap_or("none")
+            ))
         }
         JsonPayloadError::Deserialize(error) => ApiError::invalid(describe(error)),
         other => ApiError::invalid(other.to_string()),

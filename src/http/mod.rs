@@ -5,7 +5,7 @@
 //! | `/embed/{model_type}`, `/api/v1/embed…` | `embed` |
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
-//! | `/api/v1/documents…` | `documents`, `upload` |
+//! | `/api/v1/documents…` | `documents`, `upload`, `images` |
 //! | `/api/v1/collections…` | `collections`, `reembed` |
 //! | `/api/v1/tasks…` | `tasks` |
 //! | `/health…`, `/metrics`, `/version` | `health` |
@@ -23,6 +23,7 @@ pub mod error;
 mod extractors;
 mod fetch;
 mod health;
+mod images;
 mod observe;
 pub mod openapi;
 mod pages;
@@ -48,6 +49,7 @@ use crate::{
     rag::{Rag, RagError},
 };
 use error::ApiError;
+use fetch::ImageFetcher;
 
 /// What handlers work with.
 pub struct Gateway {
@@ -55,6 +57,7 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Questions that the page offers.
     pub samples: Vec<String>,
+    images: ImageFetcher,
 }
 
 /// Starts serving on a bound listener.
@@ -85,6 +88,12 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
 }
 
 impl Gateway {
+    /// `samples` are questions that the page offers.
+    pub fn new(rag: Rag, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
+        let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
+        Ok(Self { rag, metrics, samples, images })
+    }
+
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.
     async fn within_time<T>(&self, work: impl Future<Output = Result<T, RagError>>) -> Result<T, ApiError> {
         let limit = Duration::from_millis(self.rag.catalog().http.request_timeout_ms);

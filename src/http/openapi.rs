@@ -7,7 +7,7 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{ask, collections, documents, embed, health, reembed, search, tasks};
+use super::{ask, collections, documents, embed, health, images, reembed, search, tasks};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -55,6 +55,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(documents::list)
         .service(documents::show)
         .service(documents::remove)
+        .service(images::show)
         .service(collections::create)
         .service(collections::list)
         .service(collections::show)

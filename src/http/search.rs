@@ -9,9 +9,13 @@ use uuid::Uuid;
 use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
+    images,
 };
 use crate::{
-    rag::{filters::parse_filter, search::SearchRequest},
+    rag::{
+        filters::parse_filter,
+        search::{Query, SearchRequest},
+    },
     store::{FoundPassage, SearchEffort, TenantId},
 };
 
@@ -19,8 +23,12 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchBody {
+    /// A text, or else `image`.
     #[schema(example = "first ferry in the morning")]
-    query: String,
+    query: Option<String>,
+    /// A PNG, JPEG, WebP or GIF file as base64 or data URI, where the collection's model reads images.
+    #[schema(example = json!(null))]
+    image: Option<String>,
     /// Results at most, 1 to 1000.
     #[serde(default = "ten")]
     #[schema(example = 5)]
@@ -71,6 +79,9 @@ pub struct SearchResult {
     source: Option<String>,
     /// What the passage stands under.
     heading: Option<String>,
+    /// Media type of the document; one that begins with `image/` is shown by `/api/v1/documents/{document_id}/image`.
+    #[schema(example = "text/markdown")]
+    format: String,
     /// Position in the document, from 0.
     ordinal: i32,
     content: String,
@@ -90,6 +101,7 @@ impl From<FoundPassage> for SearchResult {
             title: passage.title,
             source: passage.source,
             heading: passage.heading,
+            format: passage.format,
             ordinal: passage.ordinal,
             content: passage.content,
             metadata: passage.metadata,
@@ -100,12 +112,14 @@ impl From<FoundPassage> for SearchResult {
 
 /// Search passages
 ///
-/// The passages of a collection nearest to a query, with filters on their metadata.
+/// The passages of a collection nearest to a text or an image, with filters on their metadata. In a collection
+/// whose model reads images either finds both.
 #[utoipa::path(tag = "search", responses(
     (status = 200, description = "The passages, best first", body = SearchResponse),
     (status = 400, description = "Malformed JSON, an empty query, a bad k, threshold or filter", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The collection's model reads no images, or the image cannot be read", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -119,7 +133,7 @@ pub async fn search(
     let request = SearchRequest {
         tenant: TenantId::DEFAULT,
         collection: body.collection,
-        query: body.query,
+        query: query(&gateway, body.query, body.image.as_deref()).await?,
         k: count("k", body.k)?,
         threshold: body.threshold,
         filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
@@ -128,6 +142,15 @@ pub async fn search(
     let found = gateway.within_time(gateway.rag.search(&request)).await?;
     let results: Vec<SearchResult> = found.passages.into_iter().map(SearchResult::from).collect();
     Ok(web::Json(SearchResponse { count: results.len(), results, elapsed_time: elapsed }))
+}
+
+async fn query(gateway: &Gateway, text: Option<String>, image: Option<&str>) -> Result<Query, ApiError> {
+    match (text, image) {
+        (Some(text), None) => Ok(Query::Text(text)),
+        (None, Some(image)) => Ok(Query::Image(images::obtain(gateway, "image", image).await?)),
+        (Some(_), Some(_)) => Err(ApiError::invalid("query, image: give one of them, not both")),
+        (None, None) => Err(ApiError::invalid("give `query`, a text, or `image`")),
+    }
 }
 
 /// A signed number is taken, so that −1 gets a sentence about k instead of one about integer types.

@@ -4,14 +4,14 @@ use actix_multipart::{Field, Multipart};
 use futures_util::TryStreamExt;
 
 use super::error::ApiError;
-use crate::rag::ingest::SourceFile;
+use crate::{models::EncodedImage, rag::ingest::SourceFile};
 
 /// Reads the files of a form; its text fields describe every file.
 pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, ApiError> {
     let mut files = Vec::new();
     let mut common = SourceFile::default();
     let mut left = limit;
-    while let Some(field) = form.try_next().await.map_err(broken)? {
+    while let Some(field) = form.try_next().await.map_err(unreadable)? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" || name == "files" {
             files.push(read_file(field, &mut left, limit).await?);
@@ -49,6 +49,20 @@ pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, 
     Ok(files)
 }
 
+/// Reads the pictures of a form, its parts `image`.
+pub async fn read_images(mut form: Multipart, limit: usize) -> Result<Vec<EncodedImage>, ApiError> {
+    let mut images = Vec::new();
+    let mut left = limit;
+    while let Some(field) = form.try_next().await.map_err(unreadable)? {
+        let name = field.name().unwrap_or_default();
+        if name != "image" {
+            return Err(ApiError::invalid(format!("unknown form field `{name}`; known is image")));
+        }
+        images.push(read_bytes(field, &mut left, limit).await?.into());
+    }
+    Ok(images)
+}
+
 async fn read_file(field: Field, left: &mut usize, limit: usize) -> Result<SourceFile, ApiError> {
     let name = field
         .content_disposition()
@@ -62,13 +76,14 @@ async fn read_file(field: Field, left: &mut usize, limit: usize) -> Result<Sourc
 
 async fn read_bytes(mut field: Field, left: &mut usize, limit: usize) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = field.try_next().await.map_err(broken)? {
+    while let Some(chunk) = field.try_next().await.map_err(unreadable)? {
         *left = left.checked_sub(chunk.len()).ok_or_else(|| ApiError::too_large(limit))?;
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
 }
 
-fn broken(error: actix_multipart::MultipartError) -> ApiError {
+/// 400 for a form that is none.
+pub fn unreadable(error: impl std::fmt::Display) -> ApiError {
     ApiError::invalid(format!("multipart form: {error}"))
 }

@@ -5,6 +5,7 @@
 
 pub mod candle;
 pub mod embedders;
+pub mod images;
 pub mod openai;
 pub mod remote;
 pub mod router;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Rag, RagError};
 use crate::{
     config::EmbeddingSpace,
-    models::{Embedder, Lane, TextRole},
+    models::{Embedder, Embeddings, EncodedImage, Lane, TextRole},
 };
 
 /// Which embedder a request means.
@@ -27,6 +27,17 @@ pub struct Embedded {
     pub tokens: usize,
 }
 
+impl Embedded {
+    fn new(embeddings: Embeddings, embedder: &dyn Embedder) -> Self {
+        Self {
+            vectors: embeddings.vectors,
+            space: embedder.space().clone(),
+            truncated: embeddings.truncated,
+            tokens: embeddings.tokens,
+        }
+    }
+}
+
 impl Rag {
     /// Embeds texts as passages; see [`TextRole`].
     pub async fn embed(
@@ -38,12 +49,19 @@ impl Rag {
         let embedder = self.embedder(choice).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
         let embeddings = embedder.embed(texts, role, Lane::Interactive).await?;
-        Ok(Embedded {
-            vectors: embeddings.vectors,
-            space: embedder.space().clone(),
-            truncated: embeddings.truncated,
-            tokens: embeddings.tokens,
-        })
+        Ok(Embedded::new(embeddings, embedder.as_ref()))
+    }
+
+    /// Embeds pictures, with a model that reads them.
+    pub async fn embed_images(
+        &self,
+        choice: &EmbedderChoice,
+        images: Vec<EncodedImage>,
+    ) -> Result<Embedded, RagError> {
+        let embedder = self.embedder(choice).await?;
+        check_count("image", images.len(), self.catalog.http.max_texts)?;
+        let embeddings = embedder.embed_images(images, Lane::Interactive).await?;
+        Ok(Embedded::new(embeddings, embedder.as_ref()))
     }
 
     /// The embedder that a request means, loaded.
@@ -81,17 +99,21 @@ impl Rag {
 }
 
 pub(super) fn check_texts(texts: &[String], most: usize) -> Result<(), RagError> {
-    if texts.is_empty() {
-        return Err(RagError::Invalid("texts: give at least one text".into()));
-    }
-    if texts.len() > most {
-        return Err(RagError::Invalid(format!(
-            "texts: {} texts in one request, at most {most} are taken; send them in several requests",
-            texts.len()
-        )));
-    }
+    check_count("text", texts.len(), most)?;
     match texts.iter().position(|text| text.trim().is_empty()) {
         Some(index) => Err(RagError::Invalid(format!("texts[{index}]: is empty"))),
         None => Ok(()),
     }
+}
+
+fn check_count(what: &str, count: usize, most: usize) -> Result<(), RagError> {
+    if count == 0 {
+        return Err(RagError::Invalid(format!("{what}s: give at least one {what}")));
+    }
+    if count > most {
+        return Err(RagError::Invalid(format!(
+            "{what}s: {count} {what}s in one request, at most {most} are taken; send them in several requests"
+        )));
+    }
+    Ok(())
 }

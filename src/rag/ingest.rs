@@ -1,5 +1,8 @@
 //! A file becomes a document with embedded passages.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -8,6 +11,7 @@ use super::{
     chunk::{Chunk, ChunkLimits, chunk},
     extract::{Format, extract},
     filters::refuse_nul,
+    pictures::{is_picture, picture},
     reembed::LOOK_UPS,
 };
 use crate::{
@@ -50,6 +54,26 @@ pub struct Ingested {
     pub title: Option<String>,
 }
 
+/// What a model embeds of a document.
+pub(super) enum Content<'a> {
+    Text { title: Option<&'a str>, format: Format, text: &'a str },
+    Picture { caption: &'a str, image: &'a Bytes },
+}
+
+impl<'a> Content<'a> {
+    fn of(document: &'a NewDocument) -> Self {
+        match &document.image {
+            Some(image) => Content::Picture { caption: &document.content, image },
+            None => Content::Text {
+                title: document.title.as_deref(),
+                // `read` below made the name from a format.
+                format: Format::from_media_type(document.format).unwrap_or(Format::Text),
+                text: &document.content,
+            },
+        }
+    }
+}
+
 impl Rag {
     /// Extracts, cuts, embeds and stores one file. All of it or nothing.
     pub async fn ingest(
@@ -72,14 +96,14 @@ impl Rag {
         let mut collection = self.collection_to_fill(tenant, named).await?;
         self.embedder_of(&collection).await?;
         check_labels(&file)?;
-        let (document, format) = tokio::task::spawn_blocking(move || read(file)).await??;
+        let document = tokio::task::spawn_blocking(move || read(file)).await??;
         let title = document.title.clone();
         if let Some(saved) = self.store.refresh_document(tenant, &collection, &document, step).await? {
             return Ok(Ingested { saved, title });
         }
         let mut sets = Vec::new();
         for _ in 1..LOOK_UPS {
-            self.embed_for(&collection, &document, format, &mut sets).await?;
+            self.embed_for(&collection, &document, &mut sets).await?;
             match self.store.save_document(tenant, &collection, &document, &sets, step).await {
                 Err(StoreError::SpacesChanged(_)) => {
                     collection = self.collection_to_fill(tenant, named).await?;
@@ -104,15 +128,13 @@ impl Rag {
         &self,
         collection: &Collection,
         document: &NewDocument,
-        format: Format,
         sets: &mut Vec<PassageSet>,
     ) -> Result<(), RagError> {
         for space in collection.spaces() {
             if sets.iter().any(|set| set.space == *space) {
                 continue;
             }
-            let title = document.title.as_deref();
-            match self.embedded_passages(collection, space, title, format, &document.content).await {
+            match self.embedded_passages(collection, space, &Content::of(document)).await {
                 Ok(passages) => sets.push(PassageSet { space: space.clone(), passages }),
                 Err(error) if *space != collection.space => {
                     tracing::warn!(%error, space = space.id, "a document is left to the re-embedding: {error}");
@@ -123,16 +145,40 @@ impl Rag {
         Ok(())
     }
 
-    /// Cuts a document by what the space's model reads, and embeds the passages.
+    /// Embeds what a document holds with the space's model.
     pub(super) async fn embedded_passages(
         &self,
         collection: &Collection,
         space: &EmbeddingSpace,
-        title: Option<&str>,
-        format: Format,
-        content: &str,
+        content: &Content<'_>,
     ) -> Result<Vec<NewPassage>, RagError> {
         let embedder = self.embedder_of_space(collection, space).await?;
+        let passages = match content {
+            Content::Picture { caption, image } => {
+                vec![self.embedded_picture(embedder.as_ref(), caption, image).await?]
+            }
+            Content::Text { title, format, text } => {
+                self.embedded_text(&embedder, *title, *format, text).await?
+            }
+        };
+        match passages.iter().find(|passage| passage.vector.len() != space.dimension) {
+            Some(passage) => Err(RagError::SpaceMismatch {
+                collection: collection.name.clone(),
+                stored: space.id.clone(),
+                known: format!("a vector of {} dimensions", passage.vector.len()),
+            }),
+            None => Ok(passages),
+        }
+    }
+
+    /// Cuts a text by what the model reads, and embeds the passages.
+    async fn embedded_text(
+        &self,
+        embedder: &Arc<dyn Embedder>,
+        title: Option<&str>,
+        format: Format,
+        text: &str,
+    ) -> Result<Vec<NewPassage>, RagError> {
         let settings = &self.catalog.ingest;
         let limits = ChunkLimits {
             max_tokens: settings
@@ -140,22 +186,15 @@ impl Rag {
                 .min(embedder.max_tokens().saturating_sub(CONTEXT_TOKENS + SPECIAL_TOKENS)),
             overlap_tokens: settings.overlap_tokens,
         };
-        let (counter, content) = (std::sync::Arc::clone(&embedder), content.to_owned());
+        let (counter, text) = (Arc::clone(embedder), text.to_owned());
         let chunks = tokio::task::spawn_blocking(move || {
-            chunk(&content, format, limits, &|text| counter.count_tokens(text))
+            chunk(&text, format, limits, &|text| counter.count_tokens(text))
         })
         .await?;
         let mut passages = Vec::with_capacity(chunks.len());
         for batch in chunks.chunks(EMBED_BATCH) {
             let texts = batch.iter().map(|chunk| with_context(embedder.as_ref(), title, chunk)).collect();
             let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
-            if let Some(vector) = embeddings.vectors.iter().find(|vector| vector.len() != space.dimension) {
-                return Err(RagError::SpaceMismatch {
-                    collection: collection.name.clone(),
-                    stored: space.id.clone(),
-                    known: format!("a vector of {} dimensions", vector.len()),
-                });
-            }
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
                 heading: chunk.heading.clone(),
                 content: chunk.text.clone(),
@@ -178,20 +217,26 @@ fn with_context(embedder: &dyn Embedder, title: Option<&str>, chunk: &Chunk) -> 
     }
 }
 
-fn read(file: SourceFile) -> Result<(NewDocument, Format), RagError> {
+fn read(file: SourceFile) -> Result<NewDocument, RagError> {
+    if is_picture(&file) {
+        return picture(file);
+    }
     let extracted = extract(file.name.as_deref(), file.content_type.as_deref(), &file.bytes)?;
-    let metadata =
-        if file.metadata.is_null() { Value::Object(serde_json::Map::new()) } else { file.metadata };
-    let document = NewDocument {
+    Ok(NewDocument {
         external_id: file.external_id,
         content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
         title: file.title.or(extracted.title).or_else(|| file.name.clone()),
         source: file.source.or(file.name),
         format: extracted.format.media_type(),
         content: extracted.text,
-        metadata,
-    };
-    Ok((document, extracted.format))
+        image: None,
+        metadata: or_empty(file.metadata),
+    })
+}
+
+/// The object that metadata is where none was given.
+pub(super) fn or_empty(metadata: Value) -> Value {
+    if metadata.is_null() { Value::Object(serde_json::Map::new()) } else { metadata }
 }
 
 fn check_labels(file: &SourceFile) -> Result<(), RagError> {

@@ -16,6 +16,7 @@ pub mod filters;
 pub mod grounding;
 pub mod ingest;
 pub mod jobs;
+mod pictures;
 pub mod prompts;
 pub mod reembed;
 pub mod search;
@@ -105,6 +106,12 @@ pub enum RagError {
     /// No document of this id.
     #[error("there is no document {0}")]
     UnknownDocument(uuid::Uuid),
+    /// No document of this id that is a picture.
+    #[error("there is no document {0} with an image")]
+    NoImage(uuid::Uuid),
+    /// A picture that cannot be read.
+    #[error("the image {0}")]
+    BadImage(String),
     /// No task of this id, any more.
     #[error("there is no task {0}; the result of one is kept for a limited time")]
     UnknownTask(uuid::Uuid),
@@ -149,6 +156,8 @@ impl RagError {
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::NoImage(_)
+            | RagError::BadImage(_)
             | RagError::SpaceMismatch { .. }
             | RagError::Reembedding(_)
             | RagError::NoReembedding(_)
@@ -183,6 +192,8 @@ impl RagError {
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::NoImage(_)
+            | RagError::BadImage(_)
             | RagError::SpaceMismatch { .. }
             | RagError::Reembedding(_)
             | RagError::NoReembedding(_)

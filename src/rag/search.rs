@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DEFAULT_COLLECTION, Rag, RagError, reembed::LOOK_UPS};
+use super::{DEFAULT_COLLECTION, Rag, RagError, pictures::image_vector, reembed::LOOK_UPS};
 use crate::{
     config::EmbeddingSpace,
-    models::{Embedder, Lane, TextRole},
+    models::{Embedder, EncodedImage, Lane, TextRole},
     store::{Collection, Filter, FoundPassage, PassageQuery, SearchEffort, StoreError, TenantId},
 };
 
@@ -23,12 +23,26 @@ pub struct SearchRequest {
     pub tenant: TenantId,
     /// Absent: the collection `default`.
     pub collection: Option<String>,
-    pub query: String,
+    pub query: Query,
     pub k: usize,
     /// Absent: the space's `min_similarity`.
     pub threshold: Option<f32>,
     pub filter: Option<Filter>,
     pub effort: SearchEffort,
+}
+
+/// What a search compares with.
+#[derive(Debug, Clone)]
+pub enum Query {
+    Text(String),
+    /// Only where the collection's model reads images.
+    Image(EncodedImage),
+}
+
+impl From<String> for Query {
+    fn from(text: String) -> Self {
+        Query::Text(text)
+    }
 }
 
 /// What was found, best first.
@@ -45,7 +59,9 @@ pub struct SearchOutcome {
 impl Rag {
     /// Finds passages. The query is embedded again when the collection went over to another space meanwhile.
     pub async fn search(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
-        check_query("query", &request.query)?;
+        if let Query::Text(text) = &request.query {
+            check_query("query", text)?;
+        }
         if request.k == 0 || request.k > MAX_K {
             return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_K}, is {}", request.k)));
         }
@@ -131,9 +147,15 @@ impl Rag {
 }
 
 /// The vector of a query or a question.
-async fn query_vector(embedder: &dyn Embedder, query: &str) -> Result<Vec<f32>, RagError> {
-    let mut embeddings = embedder.embed(vec![query.to_owned()], TextRole::Query, Lane::Interactive).await?;
-    Ok(embeddings.vectors.pop().unwrap_or_default())
+async fn query_vector(embedder: &dyn Embedder, query: &Query) -> Result<Vec<f32>, RagError> {
+    match query {
+        Query::Text(text) => {
+            let texts = vec![text.clone()];
+            let mut embeddings = embedder.embed(texts, TextRole::Query, Lane::Interactive).await?;
+            Ok(embeddings.vectors.pop().unwrap_or_default())
+        }
+        Query::Image(image) => image_vector(embedder, image.clone(), Lane::Interactive).await,
+    }
 }
 
 /// Refuses an empty, overlong or NUL-bearing text; `field` is named in the message.

@@ -1,5 +1,6 @@
 //! Documents: what users hand in, list and delete.
 
+use bytes::Bytes;
 use pgvector::Vector;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -28,6 +29,8 @@ pub struct NewDocument {
     pub source: Option<String>,
     pub format: &'static str,
     pub content: String,
+    /// The file, where the document is a picture; its content is then the caption.
+    pub image: Option<Bytes>,
     pub metadata: Value,
 }
 
@@ -99,6 +102,14 @@ pub struct Document {
     pub content: String,
 }
 
+/// The file of a document that is a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DocumentImage {
+    /// Media type.
+    pub format: String,
+    pub bytes: Vec<u8>,
+}
+
 /// A page of a listing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DocumentPage {
@@ -136,7 +147,8 @@ impl FromRow for DocumentSummary {
 }
 
 const SUMMARY: &str = "
-    SELECT d.id, d.external_id, d.title, d.source, d.format, d.metadata, octet_length(d.content)::bigint AS bytes,
+    SELECT d.id, d.external_id, d.title, d.source, d.format, d.metadata,
+           coalesce(octet_length(d.image), octet_length(d.content))::bigint AS bytes,
            d.created_at, d.updated_at, c.name AS collection, d.content_hash,
            (SELECT count(*) FROM passages p WHERE p.document_id = d.id AND p.space_id = c.space_id) AS passages";
 
@@ -269,6 +281,23 @@ impl Store {
         }))
     }
 
+    /// The picture that a document is.
+    pub async fn document_image(
+        &self,
+        tenant: TenantId,
+        id: Uuid,
+    ) -> Result<Option<DocumentImage>, StoreError> {
+        let row = self
+            .connection()
+            .await?
+            .query_typed_opt(
+                "SELECT format, image FROM documents WHERE tenant_id = $1 AND id = $2 AND image IS NOT NULL",
+                &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
+            )
+            .await?;
+        Ok(row.map(|row| DocumentImage { format: row.get("format"), bytes: row.get("image") }))
+    }
+
     /// Deletes a document with its passages; says whether there was one.
     pub async fn delete_document(&self, tenant: TenantId, id: Uuid) -> Result<bool, StoreError> {
         let deleted = self
@@ -363,15 +392,21 @@ async fn refresh(
         && stored.source == document.source
         && stored.metadata == document.metadata;
     if !same {
+        // The caption is no part of what makes two pictures the same.
+        let caption = document.image.as_ref().map(|_| &document.content);
         transaction
             .execute_typed(
                 // A trigger copies the metadata to the passages.
-                "UPDATE documents SET title = $2, source = $3, metadata = $4, updated_at = now() WHERE id = $1",
+                "WITH changed AS (
+                     UPDATE documents SET title = $2, source = $3, metadata = $4, content = coalesce($5, content),
+                                          updated_at = now() WHERE id = $1
+                 ) UPDATE passages SET content = $5 WHERE document_id = $1 AND $5 IS NOT NULL",
                 &[
                     (&stored.id, Type::UUID),
                     (&document.title, Type::TEXT),
                     (&document.source, Type::TEXT),
                     (&Json(&document.metadata), Type::JSONB),
+                    (&caption, Type::TEXT),
                 ],
             )
             .await?;
@@ -407,8 +442,9 @@ async fn insert_document(
     transaction
         .execute_typed(
             "INSERT INTO documents
-                 (id, tenant_id, collection_id, external_id, content_hash, title, source, format, content, metadata)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 (id, tenant_id, collection_id, external_id, content_hash, title, source, format, content, metadata,
+                  image)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             &[
                 (&id, Type::UUID),
                 (&tenant.0, Type::UUID),
@@ -420,6 +456,7 @@ async fn insert_document(
                 (&document.format, Type::TEXT),
                 (&document.content, Type::TEXT),
                 (&Json(&document.metadata), Type::JSONB),
+                (&document.image.as_deref(), Type::BYTEA),
             ],
         )
         .await

@@ -16,8 +16,8 @@ mod routes;
 
 pub use collections::Collection;
 pub use documents::{
-    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, PassageSet, SaveOutcome,
-    Saved,
+    Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage,
+    PassageSet, SaveOutcome, Saved,
 };
 pub use filter::{Comparison, Filter};
 pub use jobs::{Job, JobState, NewJob};

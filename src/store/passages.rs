@@ -40,6 +40,8 @@ pub struct FoundPassage {
     pub ordinal: i32,
     pub title: Option<String>,
     pub source: Option<String>,
+    /// Media type of the document.
+    pub format: String,
     pub heading: Option<String>,
     pub content: String,
     pub metadata: Value,
@@ -56,6 +58,7 @@ impl FromRow for FoundPassage {
             ordinal: row.get("ordinal"),
             title: row.get("title"),
             source: row.get("source"),
+            format: row.get("format"),
             heading: row.get("heading"),
             content: row.get("content"),
             metadata: row.get("metadata"),
@@ -107,7 +110,7 @@ impl Store {
         let dimension = query.collection.space.dimension;
         // Whether the space is whole is read in the same snapshot as its passages.
         format!(
-            "SELECT held.*, near.*, d.external_id, d.title, d.source FROM (
+            "SELECT held.*, near.*, d.external_id, d.title, d.source, d.format FROM (
                  SELECT EXISTS (SELECT FROM collection_spaces h
                      WHERE h.collection_id = {collection} AND h.tenant_id = {tenant} AND h.space_id = {space}
                        AND h.state IN ('live', 'kept')) AS held

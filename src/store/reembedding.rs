@@ -78,6 +78,8 @@ pub struct StoredText {
     pub title: Option<String>,
     pub format: String,
     pub content: String,
+    /// Of a picture; its content is the caption.
+    pub image: Option<Vec<u8>>,
 }
 
 impl FromRow for StoredText {
@@ -88,6 +90,7 @@ impl FromRow for StoredText {
             title: row.get("title"),
             format: row.get("format"),
             content: row.get("content"),
+            image: row.get("image"),
         }
     }
 }
@@ -259,7 +262,7 @@ impl Store {
             .connection()
             .await?
             .query_typed_opt(
-                "SELECT id, content_hash, title, format, content FROM documents WHERE tenant_id = $1 AND id = $2",
+                "SELECT id, content_hash, title, format, content, image FROM documents WHERE tenant_id = $1 AND id = $2",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;

@@ -11,6 +11,7 @@
 
 pub mod bert;
 mod chat;
+pub mod clip;
 mod decoder;
 pub mod gguf;
 mod repack;

@@ -151,7 +151,7 @@ impl Rag {
             .search(&SearchRequest {
                 tenant: request.tenant,
                 collection: request.collection.clone(),
-                query: request.question.clone(),
+                query: request.question.clone().into(),
                 k,
                 threshold: None,
                 filter: request.filter.clone(),

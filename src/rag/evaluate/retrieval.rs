@@ -78,7 +78,7 @@ async fn run(
             .search(&SearchRequest {
                 tenant: TenantId::DEFAULT,
                 collection: Some(collection.name.clone()),
-                query: query.text.clone(),
+                query: query.text.clone().into(),
                 k: DEPTH,
                 threshold: Some(-1.0),
                 filter: None,
@@ -118,6 +118,7 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
         .map_err(crate::rag::RagError::from)?;
     for ((entry, text), vector) in batch.iter().zip(texts).zip(embeddings.vectors) {
         let document = NewDocument {
+            image: None,
             external_id: Some(entry.id.clone()),
             content_hash: Sha256::digest(text.as_bytes()).to_vec(),
             title: Some(entry.title.clone()).filter(|title| !title.is_empty()),

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
     config::EmbeddingSpace,
-    rag::{Rag, RagError, extract::Format},
+    rag::{Rag, RagError, extract::Format, ingest::Content},
     store::{
         ClaimedJob, Collection, JobStep, Lease, OtherSpace, OtherState, Previous, SpaceProgress, SpaceSwitch,
         StoreError, TenantId,
@@ -132,11 +133,20 @@ impl Rag {
         id: Uuid,
     ) -> Result<bool, RagError> {
         let Some(text) = self.store.stored_text(tenant, id).await? else { return Ok(true) };
-        let format = Format::from_media_type(&text.format).ok_or_else(|| {
-            RagError::Reembedding(format!("document {id} is {}, which cannot be embedded anew", text.format))
-        })?;
-        let title = text.title.as_deref();
-        let passages = self.embedded_passages(collection, space, title, format, &text.content).await?;
+        let image = text.image.clone().map(Bytes::from);
+        let content = match (&image, Format::from_media_type(&text.format)) {
+            (Some(image), _) => Content::Picture { caption: &text.content, image },
+            (None, Some(format)) => {
+                Content::Text { title: text.title.as_deref(), format, text: &text.content }
+            }
+            (None, None) => {
+                let format = &text.format;
+                return Err(RagError::Reembedding(format!(
+                    "document {id} is {format}, which cannot be embedded anew"
+                )));
+            }
+        };
+        let passages = self.embedded_passages(collection, space, &content).await?;
         if passages.is_empty() {
             let model = &space.model;
             return Err(RagError::Reembedding(format!("document {id} gives no passages for {model}")));
