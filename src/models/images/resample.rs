@@ -52,28 +52,33 @@ impl Grid {
         let line = picture.width() as usize * CHANNELS;
         let rows = picture.as_raw()[rows.start * line..rows.end * line].chunks_exact(line);
         let columns = columns.start * CHANNELS..columns.end * CHANNELS;
-        Self { width: columns.len(), bytes: rows.flat_map(|row| &row[columns.clone()]).copied().collect() }
+        let parts: Vec<&[u8]> = rows.map(|row| &row[columns.clone()]).collect();
+        Self { width: columns.len(), bytes: parts.concat() }
     }
 
     fn across(&self, across: &[Taps]) -> Self {
-        let first = reach(across).start;
-        let pixel = |row: &[u8], taps: &Taps| {
-            weighted(taps, row[(taps.start - first) * CHANNELS..].chunks_exact(CHANNELS))
-        };
-        let rows = self.bytes.chunks_exact(self.width);
-        let bytes = rows.flat_map(|row| across.iter().flat_map(move |taps| pixel(row, taps))).collect();
-        Self { width: across.len() * CHANNELS, bytes }
+        let (first, width) = (reach(across).start, across.len() * CHANNELS);
+        let mut bytes = vec![0; self.bytes.len() / self.width * width];
+        for (row, out) in self.bytes.chunks_exact(self.width).zip(bytes.chunks_exact_mut(width)) {
+            for (taps, pixel) in across.iter().zip(out.chunks_exact_mut(CHANNELS)) {
+                let near = row[(taps.start - first) * CHANNELS..].chunks_exact(CHANNELS);
+                pixel.copy_from_slice(&weighted(taps, near));
+            }
+        }
+        Self { width, bytes }
     }
 
     fn down(&self, down: &[Taps]) -> Self {
         let first = reach(down).start;
-        let pixel = |taps: &Taps, column: usize| {
-            let top = (taps.start - first) * self.width + column;
-            weighted(taps, self.bytes[top..].chunks(self.width).map(|row| &row[..CHANNELS]))
-        };
-        let columns = (0..self.width).step_by(CHANNELS);
-        let row = |taps| columns.clone().flat_map(move |column| pixel(taps, column));
-        Self { width: self.width, bytes: down.iter().flat_map(row).collect() }
+        let mut bytes = vec![0; down.len() * self.width];
+        for (taps, out) in down.iter().zip(bytes.chunks_exact_mut(self.width)) {
+            for (column, pixel) in out.chunks_exact_mut(CHANNELS).enumerate() {
+                let top = (taps.start - first) * self.width + column * CHANNELS;
+                let near = self.bytes[top..].chunks(self.width).map(|row| &row[..CHANNELS]);
+                pixel.copy_from_slice(&weighted(taps, near));
+            }
+        }
+        Self { width: self.width, bytes }
     }
 }
 
