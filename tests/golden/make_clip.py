@@ -212,6 +212,7 @@ def pictures() -> dict[str, bytes]:
         "animated.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "wide.png": encoded(scene(400, 24, 13).quantize(32), "PNG"),
         "column.png": encoded(scene(1, 3000, 14), "PNG"),
+        "tall.webp": encoded(scene(270, 610, 18), "WEBP", quality=50),
         "small.png": encoded(scene(9, 7, 15), "PNG"),
     }
 

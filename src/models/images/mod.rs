@@ -60,7 +60,8 @@ pub fn media_type(file: &[u8]) -> Result<&'static str, BadPicture> {
 /// The picture is turned as its EXIF orientation says. Transparency is dropped,
 /// not blended, palettes are looked up, grey becomes three equal channels and
 /// of 16 bits the upper 8 are kept, as the reference (Pillow's
-/// `convert("RGB")`) does. Colour profiles are not applied.
+/// `convert("RGB")`) does except with 16-bit grey, which it clips to white.
+/// Colour profiles are not applied.
 ///
 /// Fails on what is not such a file, on broken and cut-off ones, and on more
 /// than [`MAX_PIXELS`] by the header's word. Blocks.

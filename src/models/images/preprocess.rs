@@ -67,7 +67,7 @@ impl Preprocessor {
         self.edge
     }
 
-    /// Values of 3 channels × `edge` rows × `edge` columns. CPU work: about a millisecond a megapixel.
+    /// Values of 3 channels × `edge` rows × `edge` columns. CPU work: a few milliseconds a megapixel.
     pub fn pixels(&self, picture: &RgbImage) -> Vec<f32> {
         let bytes = self.scaled(picture);
         let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| self.table(channel));

@@ -1,8 +1,7 @@
 //! Bicubic resampling with antialiasing, equal to Pillow's bit for bit.
 //!
 //! Cubic convolution (Keys 1981, a = −0.5) whose support grows with the
-//! reduction; rows first, then columns, each pass rounded to 8 bits, weights in
-//! 22-bit fixed point.
+//! reduction; two passes, each rounded to 8 bits, weights in 22-bit fixed point.
 
 use std::ops::Range;
 
@@ -29,27 +28,65 @@ pub(super) fn resize(picture: &RgbImage, part: &Part) -> Vec<u8> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let across = taps(width, part.width, part.columns.clone());
     let down = taps(height, part.height, part.rows.clone());
-    let first = down.first().map_or(0, |taps| taps.start);
-    let last = down.iter().map(|taps| taps.start + taps.weights.len()).max().unwrap_or(0);
-    let line = width * CHANNELS;
-    let narrow = across.len() * CHANNELS;
-    let mut between = vec![0u8; (last - first) * narrow];
-    let source = picture.as_raw()[first * line..last * line].chunks_exact(line);
-    for (row, out) in source.zip(between.chunks_exact_mut(narrow)) {
-        for (taps, pixel) in across.iter().zip(out.chunks_exact_mut(CHANNELS)) {
-            let near = row[taps.start * CHANNELS..].chunks_exact(CHANNELS);
-            pixel.copy_from_slice(&weighted(taps, near));
-        }
+    let needed = Grid::cut(picture, &across, &down);
+    // Each pass rounds, so that the order shows; Pillow 13 takes columns first where that is much cheaper.
+    let resized = if height > 2 * width && part.height < height {
+        needed.down(&down).across(&across)
+    } else {
+        needed.across(&across).down(&down)
+    };
+    resized.bytes
+}
+
+/// Pixels, row after row.
+struct Grid {
+    /// In bytes.
+    width: usize,
+    bytes: Vec<u8>,
+}
+
+impl Grid {
+    /// The source pixels that taps reach.
+    fn cut(picture: &RgbImage, across: &[Taps], down: &[Taps]) -> Self {
+        let (columns, rows) = (reach(across), reach(down));
+        let line = picture.width() as usize * CHANNELS;
+        let rows = picture.as_raw()[rows.start * line..rows.end * line].chunks_exact(line);
+        let columns = columns.start * CHANNELS..columns.end * CHANNELS;
+        let parts: Vec<&[u8]> = rows.map(|row| &row[columns.clone()]).collect();
+        Self { width: columns.len(), bytes: parts.concat() }
     }
-    let mut resized = vec![0u8; down.len() * narrow];
-    for (taps, out) in down.iter().zip(resized.chunks_exact_mut(narrow)) {
-        for (column, pixel) in out.chunks_exact_mut(CHANNELS).enumerate() {
-            let top = (taps.start - first) * narrow + column * CHANNELS;
-            let near = between[top..].chunks(narrow).map(|row| &row[..CHANNELS]);
-            pixel.copy_from_slice(&weighted(taps, near));
+
+    fn across(&self, across: &[Taps]) -> Self {
+        let (first, width) = (reach(across).start, across.len() * CHANNELS);
+        let mut bytes = vec![0; self.bytes.len() / self.width * width];
+        for (row, out) in self.bytes.chunks_exact(self.width).zip(bytes.chunks_exact_mut(width)) {
+            for (taps, pixel) in across.iter().zip(out.chunks_exact_mut(CHANNELS)) {
+                let near = row[(taps.start - first) * CHANNELS..].chunks_exact(CHANNELS);
+                pixel.copy_from_slice(&weighted(taps, near));
+            }
         }
+        Self { width, bytes }
     }
-    resized
+
+    fn down(&self, down: &[Taps]) -> Self {
+        let first = reach(down).start;
+        let mut bytes = vec![0; down.len() * self.width];
+        for (taps, out) in down.iter().zip(bytes.chunks_exact_mut(self.width)) {
+            for (column, pixel) in out.chunks_exact_mut(CHANNELS).enumerate() {
+                let top = (taps.start - first) * self.width + column * CHANNELS;
+                let near = self.bytes[top..].chunks(self.width).map(|row| &row[..CHANNELS]);
+                pixel.copy_from_slice(&weighted(taps, near));
+            }
+        }
+        Self { width: self.width, bytes }
+    }
+}
+
+/// The source pixels of an axis that taps reach.
+fn reach(taps: &[Taps]) -> Range<usize> {
+    let start = taps.first().map_or(0, |taps| taps.start);
+    let end = taps.iter().map(|taps| taps.start + taps.weights.len()).max().unwrap_or(0);
+    start..end
 }
 
 /// Which source pixels make a target pixel, and how much each counts.
