@@ -22,6 +22,7 @@ use crate::{
     metrics::Metrics,
     models::{
         Embedder, Embedders, Generator,
+        cache::EmbeddingCache,
         candle::{bert::BertEmbedder, gguf::GgufGenerator},
         openai::OpenAiGenerator,
         router::AnswerRouter,
@@ -47,7 +48,8 @@ impl Parts {
             Models::load(&catalog, &chosen),
         )?;
         let store = Store::connect(&database.url, &catalog.database).await?;
-        let rag = Rag::new(catalog, store, models.embedders, models.answers, prompts);
+        let cache = EmbeddingCache::new(&catalog.cache, config.redis_url.as_ref())?;
+        let rag = Rag::new(catalog, store, models.embedders, models.answers, prompts, cache);
         rag.ensure_default_collection(TenantId::DEFAULT).await?;
         if let Err(error) = rag.check_ready(TenantId::DEFAULT).await {
             tracing::error!(%error, "the default collection cannot be used: {error}");

@@ -13,8 +13,8 @@ use ragway::{
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
-        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::gguf::GgufGenerator,
-        router::AnswerRouter,
+        Embedder, Embedders, Generator, cache::EmbeddingCache, candle::bert::BertEmbedder,
+        candle::gguf::GgufGenerator, router::AnswerRouter,
     },
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
@@ -31,6 +31,9 @@ pub struct Setup {
     pub backends: Vec<Arc<dyn Generator>>,
     /// Reaches the database through a connection that the test can cut.
     pub through_proxy: bool,
+    /// Serves the route `text-embedding`; absent: all-MiniLM-L6-v2.
+    pub embedder: Option<Arc<dyn Embedder>>,
+    pub redis_url: Option<SecretString>,
 }
 
 /// A running ragway.
@@ -49,7 +52,13 @@ impl TestApp {
     }
 
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Self {
-        let mut setup = Setup { catalog: catalog(), backends: Vec::new(), through_proxy: false };
+        let mut setup = Setup {
+            catalog: catalog(),
+            backends: Vec::new(),
+            through_proxy: false,
+            embedder: None,
+            redis_url: None,
+        };
         change(&mut setup);
         let (url, admin_url) = fresh_database().await;
         let (url, proxy) = if setup.through_proxy {
@@ -60,9 +69,15 @@ impl TestApp {
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
         let store = Store::connect(&url, &pool).await.unwrap();
-        let embedders = Embedders::new([("text-embedding".to_owned(), embedder().await)].into());
+        let text_embedder = match setup.embedder {
+            Some(embedder) => embedder,
+            None => embedder().await,
+        };
+        let embedders = Embedders::new([("text-embedding".to_owned(), text_embedder)].into());
+        let cache = EmbeddingCache::new(&setup.catalog.cache, setup.redis_url.as_ref()).unwrap();
         let answers = AnswerRouter::new(setup.backends);
-        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap());
+        let prompts = Prompts::load(None).unwrap();
+        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, prompts, cache);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let application = Application::start(listener, rag, 1, Vec::new()).unwrap();

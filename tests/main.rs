@@ -9,6 +9,7 @@ mod harness;
 
 mod architecture;
 mod ask;
+mod cache;
 mod cli;
 mod collections;
 mod database;

@@ -21,6 +21,8 @@ pub struct Catalog {
     pub ingest: IngestSettings,
     #[serde(default)]
     pub ask: AskSettings,
+    #[serde(default)]
+    pub cache: super::CacheSettings,
     #[serde(rename = "embedder", default)]
     pub embedders: Vec<EmbedderEntry>,
     #[serde(rename = "llm", default)]

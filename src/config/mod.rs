@@ -2,10 +2,12 @@
 //!
 //! Absent here: I/O beyond reading the two, and any check that is left for later.
 
+mod cache;
 mod catalog;
 mod environment;
 mod space;
 
+pub use cache::CacheSettings;
 pub use catalog::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use space::{EmbeddingSpace, Pooling, Prefixes};

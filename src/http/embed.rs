@@ -8,9 +8,16 @@ use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
 };
-use crate::{config::TEXT_ROUTE, models::TextRole, rag::embed::EmbedderChoice};
+use crate::{
+    config::TEXT_ROUTE,
+    models::TextRole,
+    rag::{
+        RagError,
+        embed::{Embedded, EmbedderChoice},
+    },
+};
 
-/// Texts for the text route or for a named model.
+/// Texts for the text route, for a named model, or for a model type.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmbedRequest {
@@ -20,6 +27,12 @@ pub struct EmbedRequest {
     /// Absent: the model of the route `text-embedding`.
     #[schema(example = "all-MiniLM-L6-v2")]
     model_name: Option<String>,
+    /// Instead of `model_name`: a name under `[routes.embed]` in models.toml.
+    model_type: Option<String>,
+    /// False: a text longer than the model reads is refused. True: its beginning counts.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    truncate: bool,
 }
 
 /// Texts for the model type in the path.
@@ -29,6 +42,14 @@ pub struct TypedEmbedRequest {
     /// One vector is made for each.
     #[schema(example = json!(["When does the first ferry leave?"]))]
     texts: Vec<String>,
+    /// False: a text longer than the model reads is refused. True: its beginning counts.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    truncate: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Vectors in the order of the texts.
@@ -55,13 +76,35 @@ pub struct EmbedResponse {
     truncated: Vec<usize>,
 }
 
+/// Vectors in the order of the texts, each of length 1.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BatchEmbedResponse {
+    #[serde(flatten)]
+    embedded: EmbedResponse,
+    /// Most texts that the model got at once: 64, or fewer where others waited for it.
+    #[schema(example = 1)]
+    batch_size: usize,
+}
+
+/// Vectors in the order of the texts.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CachedEmbedResponse {
+    #[serde(flatten)]
+    embedded: EmbedResponse,
+    /// Indices of texts whose vectors were in the cache.
+    #[schema(example = json!([0]))]
+    cached: Vec<usize>,
+}
+
 /// Embed texts
 ///
-/// Makes one vector a text, with the model of the route `text-embedding` or with `model_name`.
+/// Makes one vector a text, with the model of the route `text-embedding`, with `model_name`, or
+/// with the model of `model_type`.
 #[utoipa::path(tag = "embed", responses(
     (status = 200, description = "The vectors", body = EmbedResponse),
     (status = 400, description = "Malformed JSON, an empty text, too many texts, or an unknown model", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "`truncate` is false and a text is too long: `detail` names it and the limit", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
     (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -70,12 +113,65 @@ pub async fn embed(
     gateway: web::Data<Gateway>,
     body: web::Json<EmbedRequest>,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    let EmbedRequest { texts, model_name } = body.into_inner();
-    let choice = match model_name {
-        Some(name) => EmbedderChoice::Model(name),
-        None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
+    Ok(web::Json(respond(&gateway, body.into_inner().wanted()?).await?))
+}
+
+/// Embed many texts
+///
+/// For bulk work: it yields to other requests. The model gets 64 texts at once when nobody else
+/// waits for it, and 64 / (1 + the requests that wait), at least 8, when it is busy. Every vector
+/// has length 1, whatever the model does.
+#[utoipa::path(tag = "embed", responses(
+    (status = 200, description = "The vectors", body = BatchEmbedResponse),
+    (status = 400, description = "Malformed JSON, an empty text, too many texts, or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "`truncate` is false and a text is too long: `detail` names it and the limit", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+    (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/embed/batch")]
+pub async fn embed_batch(
+    gateway: web::Data<Gateway>,
+    body: web::Json<EmbedRequest>,
+) -> Result<web::Json<BatchEmbedResponse>, ApiError> {
+    let elapsed = Elapsed::start();
+    let wanted = body.into_inner().wanted()?;
+    let work = async {
+        let wanted = wanted.checked(&gateway).await?;
+        gateway.rag.embed_batch(&wanted.choice, wanted.texts, TextRole::Passage).await
     };
-    respond(&gateway, choice, texts).await
+    let batch = gateway.within_time(work).await?;
+    let embedded = EmbedResponse::new(batch.embedded, elapsed);
+    Ok(web::Json(BatchEmbedResponse { embedded, batch_size: batch.batch_size }))
+}
+
+/// Embed texts, remembering them
+///
+/// A text that was asked for here before is not computed again for an hour (`[cache]` in
+/// models.toml), nor one that another request is computing. With `REDIS_URL` all replicas share
+/// what they computed.
+#[utoipa::path(tag = "embed", responses(
+    (status = 200, description = "The vectors", body = CachedEmbedResponse),
+    (status = 400, description = "Malformed JSON, an empty text, too many texts, or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "`truncate` is false and a text is too long: `detail` names it and the limit", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+    (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/embed/cached")]
+pub async fn embed_cached(
+    gateway: web::Data<Gateway>,
+    body: web::Json<EmbedRequest>,
+) -> Result<web::Json<CachedEmbedResponse>, ApiError> {
+    let elapsed = Elapsed::start();
+    let wanted = body.into_inner().wanted()?;
+    let work = async {
+        let wanted = wanted.checked(&gateway).await?;
+        gateway.rag.embed_cached(&wanted.choice, wanted.texts, TextRole::Passage).await
+    };
+    let cached = gateway.within_time(work).await?;
+    let embedded = EmbedResponse::new(cached.embedded, elapsed);
+    Ok(web::Json(CachedEmbedResponse { embedded, cached: cached.hits }))
 }
 
 /// Embed with the model of a type
@@ -85,7 +181,8 @@ pub async fn embed(
     (status = 200, description = "The vectors", body = EmbedResponse),
     (status = 400, description = "Unknown model type, malformed JSON, an empty text, or too many texts", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-    (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "`truncate` is false and a text is too long: `detail` names it and the limit", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
     (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/api/v1/embed/{model_type}")]
@@ -94,7 +191,9 @@ pub async fn embed_typed(
     model_type: web::Path<String>,
     body: web::Json<TypedEmbedRequest>,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), body.into_inner().texts).await
+    let TypedEmbedRequest { texts, truncate } = body.into_inner();
+    let choice = EmbedderChoice::Type(model_type.into_inner());
+    Ok(web::Json(respond(&gateway, Wanted { choice, texts, truncate }).await?))
 }
 
 /// Embed with the model of a type (short path)
@@ -104,7 +203,8 @@ pub async fn embed_typed(
     (status = 200, description = "The vectors", body = EmbedResponse),
     (status = 400, description = "Unknown model type, malformed JSON, an empty text, or too many texts", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-    (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "`truncate` is false and a text is too long: `detail` names it and the limit", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
     (status = 504, description = "Not done within `http.request_timeout_ms`", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/embed/{model_type}")]
@@ -113,23 +213,60 @@ pub async fn embed_short(
     model_type: web::Path<String>,
     body: web::Json<TypedEmbedRequest>,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), body.into_inner().texts).await
+    let TypedEmbedRequest { texts, truncate } = body.into_inner();
+    let choice = EmbedderChoice::Type(model_type.into_inner());
+    Ok(web::Json(respond(&gateway, Wanted { choice, texts, truncate }).await?))
 }
 
-async fn respond(
-    gateway: &Gateway,
+/// What a request asks for.
+struct Wanted {
     choice: EmbedderChoice,
     texts: Vec<String>,
-) -> Result<web::Json<EmbedResponse>, ApiError> {
+    truncate: bool,
+}
+
+impl EmbedRequest {
+    fn wanted(self) -> Result<Wanted, ApiError> {
+        let choice = match (self.model_name, self.model_type) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid("give model_name or model_type, not both"));
+            }
+            (Some(name), None) => EmbedderChoice::Model(name),
+            (None, Some(name)) => EmbedderChoice::Type(name),
+            (None, None) => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
+        };
+        Ok(Wanted { choice, texts: self.texts, truncate: self.truncate })
+    }
+}
+
+impl Wanted {
+    async fn checked(self, gateway: &Gateway) -> Result<Self, RagError> {
+        if !self.truncate {
+            gateway.rag.refuse_overlong(&self.choice, &self.texts, TextRole::Passage).await?;
+        }
+        Ok(self)
+    }
+}
+
+async fn respond(gateway: &Gateway, wanted: Wanted) -> Result<EmbedResponse, ApiError> {
     let elapsed = Elapsed::start();
-    let embedded = gateway.within_time(gateway.rag.embed(&choice, texts, TextRole::Passage)).await?;
-    Ok(web::Json(EmbedResponse {
-        count: embedded.vectors.len(),
-        dimension: embedded.space.dimension,
-        embeddings: embedded.vectors,
-        model: embedded.space.model,
-        space: embedded.space.id,
-        truncated: embedded.truncated,
-        elapsed_time: elapsed,
-    }))
+    let work = async {
+        let wanted = wanted.checked(gateway).await?;
+        gateway.rag.embed(&wanted.choice, wanted.texts, TextRole::Passage).await
+    };
+    Ok(EmbedResponse::new(gateway.within_time(work).await?, elapsed))
+}
+
+impl EmbedResponse {
+    fn new(embedded: Embedded, elapsed: Elapsed) -> Self {
+        Self {
+            count: embedded.vectors.len(),
+            dimension: embedded.space.dimension,
+            embeddings: embedded.vectors,
+            model: embedded.space.model,
+            space: embedded.space.id,
+            truncated: embedded.truncated,
+            elapsed_time: elapsed,
+        }
+    }
 }

@@ -106,7 +106,7 @@ pub async fn ready(gateway: web::Data<Gateway>) -> Result<web::Json<Probe>, ApiE
 pub async fn metrics(gateway: web::Data<Gateway>) -> Result<HttpResponse, ApiError> {
     let connections = i64::from(gateway.rag.store().active_connections());
     gateway.metrics.db_connections.set(connections);
-    let text = gateway.metrics.render().map_err(|error| {
+    let text = gateway.metrics.render(&gateway.rag.cache().counts()).map_err(|error| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string())
     })?;
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))

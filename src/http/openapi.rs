@@ -58,6 +58,9 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(collections::show)
         .service(collections::remove)
         .service(embed::embed)
+        // Before the model types, which they would be taken for.
+        .service(embed::embed_batch)
+        .service(embed::embed_cached)
         .service(embed::embed_typed)
         .service(embed::embed_short)
         .service(health::health)

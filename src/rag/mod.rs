@@ -9,6 +9,7 @@ pub mod citations;
 pub mod collections;
 mod documents;
 pub mod embed;
+pub mod embed_batch;
 pub mod evaluate;
 pub mod extract;
 pub mod extractive;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use crate::{
     config::Catalog,
-    models::{Embedders, ModelError, router::AnswerRouter},
+    models::{Embedders, ModelError, cache::EmbeddingCache, router::AnswerRouter},
     store::{Store, StoreError},
 };
 
@@ -35,6 +36,8 @@ pub struct Rag {
     pub(crate) embedders: Embedders,
     pub(crate) answers: Arc<AnswerRouter>,
     pub(crate) prompts: Arc<prompts::Prompts>,
+    pub(crate) cache: EmbeddingCache,
+    pub(crate) load: embed_batch::Load,
 }
 
 /// The collection that is meant when a request names none.
@@ -48,8 +51,17 @@ impl Rag {
         embedders: Embedders,
         answers: AnswerRouter,
         prompts: prompts::Prompts,
+        cache: EmbeddingCache,
     ) -> Self {
-        Self { catalog, store, embedders, answers: Arc::new(answers), prompts: Arc::new(prompts) }
+        Self {
+            catalog,
+            store,
+            embedders,
+            answers: Arc::new(answers),
+            prompts: Arc::new(prompts),
+            cache,
+            load: embed_batch::Load::default(),
+        }
     }
 
     /// The database, for health and metrics.
@@ -65,6 +77,11 @@ impl Rag {
     /// The answer backends.
     pub fn answers(&self) -> &AnswerRouter {
         &self.answers
+    }
+
+    /// The cache of vectors.
+    pub fn cache(&self) -> &EmbeddingCache {
+        &self.cache
     }
 
     /// The catalog in force.

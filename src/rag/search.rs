@@ -60,7 +60,9 @@ impl Rag {
             None => self.min_similarity(&collection),
         };
         let started = Instant::now();
+        let waiting = self.load.enter();
         let vector = query_vector(embedder.as_ref(), &request.query).await?;
+        drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
         let passages = self
