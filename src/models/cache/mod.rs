@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use ::redis::aio::MultiplexedConnection;
 use futures_util::{FutureExt, future::try_join_all};
 use moka::future::Cache;
 use secrecy::SecretString;
@@ -217,11 +218,12 @@ impl Tiers {
         batch: Vec<(Key, String)>,
         found: &mut HashMap<Key, Found>,
     ) -> Vec<(Key, String)> {
-        let Some(redis) = self.redis.as_ref().filter(|redis| redis.is_up() && !batch.is_empty()) else {
+        if batch.is_empty() {
             return batch;
-        };
+        }
+        let Some((redis, connection)) = self.reached() else { return batch };
         let keys: Vec<String> = batch.iter().map(|(key, _)| key.in_redis()).collect();
-        let Some(values) = redis.get(&keys).await else {
+        let Some(values) = redis.get(connection, &keys).await else {
             self.counts.redis.errors.fetch_add(1, Relaxed);
             return batch;
         };
@@ -251,18 +253,19 @@ impl Tiers {
 
     /// Writes to Redis; nobody waits for it.
     fn share(self: &Arc<Self>, entries: Vec<(Key, Arc<CachedVector>)>) {
-        if !self.redis.as_ref().is_some_and(RedisTier::is_up) {
-            return;
-        }
         let tiers = Arc::clone(self);
         tokio::spawn(async move {
+            let Some((redis, connection)) = tiers.reached() else { return };
             let entries = entries.iter().map(|(key, value)| (key.in_redis(), redis::encode(value)));
-            if let Some(redis) = &tiers.redis
-                && !redis.set(entries).await
-            {
+            if !redis.set(connection, entries).await {
                 tiers.counts.redis.errors.fetch_add(1, Relaxed);
             }
         });
+    }
+
+    fn reached(&self) -> Option<(&RedisTier, MultiplexedConnection)> {
+        let redis = self.redis.as_ref()?;
+        Some((redis, redis.connection()?))
     }
 }
 

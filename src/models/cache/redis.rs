@@ -57,14 +57,17 @@ impl RedisTier {
         Ok(Self { link, ttl, _connector: connector })
     }
 
-    /// Whether calls are worth making.
-    pub fn is_up(&self) -> bool {
-        self.link.connection().is_some()
+    /// What calls are made on; none during an outage.
+    pub fn connection(&self) -> Option<MultiplexedConnection> {
+        self.link.connection().clone()
     }
 
     /// The values of these keys in their order; none when Redis did not say.
-    pub async fn get(&self, keys: &[String]) -> Option<Vec<Option<Vec<u8>>>> {
-        let mut connection = self.link.connection().clone()?;
+    pub async fn get(
+        &self,
+        mut connection: MultiplexedConnection,
+        keys: &[String],
+    ) -> Option<Vec<Option<Vec<u8>>>> {
         let mut command = redis::cmd("MGET");
         command.arg(keys);
         let values = timeout(LOOKUP_LIMIT, command.query_async(&mut connection)).await;
@@ -72,8 +75,11 @@ impl RedisTier {
     }
 
     /// Stores values for the time to live; tells whether Redis took them.
-    pub async fn set(&self, entries: impl Iterator<Item = (String, Vec<u8>)>) -> bool {
-        let Some(mut connection) = self.link.connection().clone() else { return false };
+    pub async fn set(
+        &self,
+        mut connection: MultiplexedConnection,
+        entries: impl Iterator<Item = (String, Vec<u8>)>,
+    ) -> bool {
         let mut pipeline = redis::pipe();
         for (key, value) in entries {
             pipeline.cmd("SET").arg(key).arg(value).arg("EX").arg(self.ttl.as_secs()).ignore();
