@@ -1,8 +1,11 @@
 //! Every metric, declared once. The doc comment of a field is its help text.
 
 use prometheus::{
-    CounterVec, Encoder, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector, proto::MetricFamily,
 };
+
+use crate::models::cache::CacheCounts;
 
 /// The metrics of one running instance.
 pub struct Metrics {
@@ -50,10 +53,40 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The Prometheus text format.
-    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+    /// The Prometheus text format; `cache` is counted elsewhere.
+    pub fn render(&self, cache: &CacheCounts) -> prometheus::Result<Vec<u8>> {
+        let mut families = self.registry.gather();
+        families.extend(cache_families(cache)?);
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
     }
+}
+
+/// Look-ups of the embedding cache by tier, `memory` and `redis`.
+fn cache_families(cache: &CacheCounts) -> prometheus::Result<Vec<MetricFamily>> {
+    let (memory, redis) = (cache.memory, cache.redis);
+    let counters = [
+        ("embedding_cache_hits_total", "Vectors found, by tier", memory.hits, redis.hits),
+        (
+            "embedding_cache_misses_total",
+            "Vectors looked for and not found, by tier",
+            memory.misses,
+            redis.misses,
+        ),
+        (
+            "embedding_cache_errors_total",
+            "Calls that failed and values that were no vector, by tier",
+            memory.errors,
+            redis.errors,
+        ),
+    ];
+    let mut families = Vec::new();
+    for (name, help, memory, redis) in counters {
+        let counter = IntCounterVec::new(Opts::new(name, help), &["tier"])?;
+        counter.with_label_values(&["memory"]).inc_by(memory);
+        counter.with_label_values(&["redis"]).inc_by(redis);
+        families.extend(counter.collect());
+    }
+    Ok(families)
 }

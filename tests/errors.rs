@@ -9,6 +9,8 @@ async fn malformed_bodies_are_problems() {
     let app = TestApp::start().await;
     for path in [
         "/api/v1/embed",
+        "/api/v1/embed/batch",
+        "/api/v1/embed/cached",
         "/embed/text-embedding",
         "/api/v1/search",
         "/api/v1/ask",

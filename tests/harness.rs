@@ -15,8 +15,8 @@ use ragway::{
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
-        Embedder, Embedders, Generator, candle::bert::BertEmbedder, candle::clip::ClipEmbedder,
-        candle::gguf::GgufGenerator, router::AnswerRouter,
+        Embedder, Embedders, Generator, cache::EmbeddingCache, candle::bert::BertEmbedder,
+        candle::clip::ClipEmbedder, candle::gguf::GgufGenerator, router::AnswerRouter,
     },
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
@@ -44,6 +44,7 @@ pub struct Setup {
     pub other: Option<Arc<dyn Embedder>>,
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
+    pub redis_url: Option<SecretString>,
 }
 
 /// A running ragway.
@@ -77,6 +78,7 @@ impl TestApp {
             embedder: None,
             other: None,
             database: None,
+            redis_url: None,
         };
         change(&mut setup);
         let (database_url, admin_url) = match setup.database {
@@ -105,7 +107,9 @@ impl TestApp {
             Embedders::new(routes.collect())
         };
         let answers = AnswerRouter::new(setup.backends);
-        let rag = Rag::new(catalog, store, embedders, answers, Prompts::load(None).unwrap());
+        let prompts = Prompts::load(None).unwrap();
+        let cache = EmbeddingCache::new(&catalog.cache, setup.redis_url.as_ref()).unwrap();
+        let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();

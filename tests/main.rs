@@ -11,6 +11,7 @@ mod harness;
 
 mod architecture;
 mod ask;
+mod cache;
 mod cli;
 mod collections;
 mod database;

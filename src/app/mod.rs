@@ -21,7 +21,7 @@ use crate::{
     config::{Catalog, Config, DatabaseSettings, GgufEntry, Load, TEXT_ROUTE},
     http::{self, Gateway},
     metrics::Metrics,
-    models::{Embedders, embedders::Supply},
+    models::{Embedders, cache::EmbeddingCache, embedders::Supply},
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId},
 };
@@ -46,7 +46,8 @@ impl Parts {
         let store = Store::connect(&database.url, &catalog.database).await?;
         let embedders = embedders_on_demand(Arc::clone(&catalog), assets.clone(), store.clone());
         load_eager(&catalog, &embedders).await?;
-        let rag = Rag::new(catalog, store, embedders, answers, prompts);
+        let cache = EmbeddingCache::new(&catalog.cache, config.redis_url.as_ref())?;
+        let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);
         rag.ensure_default_collection(TenantId::DEFAULT).await?;
         if let Err(error) = rag.check_ready(TenantId::DEFAULT).await {
             tracing::error!(%error, "the default collection cannot be used: {error}");

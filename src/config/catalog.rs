@@ -23,6 +23,8 @@ pub struct Catalog {
     pub jobs: JobSettings,
     #[serde(default)]
     pub ask: AskSettings,
+    #[serde(default)]
+    pub cache: super::CacheSettings,
     #[serde(rename = "embedder", default)]
     pub embedders: Vec<EmbedderEntry>,
     #[serde(rename = "llm", default)]

@@ -21,6 +21,8 @@ pub struct Config {
     /// `WORKERS`: threads that serve HTTP, default one a core.
     pub workers: usize,
     pub database: DatabaseSettings,
+    /// `REDIS_URL`: where replicas share what they embedded; absent: each remembers its own.
+    pub redis_url: Option<SecretString>,
     pub home: Home,
     /// `RAGWAY_PROMPTS`: a folder that replaces the built-in prompts.
     pub prompts: Option<PathBuf>,
@@ -79,6 +81,7 @@ impl Config {
                 None => std::thread::available_parallelism().map_or(2, usize::from),
             },
             database: database(&get)?,
+            redis_url: redis_url(&get)?,
             home: home(&get)?,
             prompts: get("RAGWAY_PROMPTS").map(PathBuf::from),
             catalog: Catalog::parse(&text, &catalog_origin)?,
@@ -100,6 +103,10 @@ impl fmt::Display for Config {
                 writeln!(f, "DATABASE_ADMIN_URL {}", redacted(admin_url))?;
             }
         }
+        match &self.redis_url {
+            Some(url) => writeln!(f, "REDIS_URL       {}", redacted(url))?,
+            None => writeln!(f, "REDIS_URL       (not set: embeddings are cached in memory)")?,
+        }
         writeln!(f, "cache           {}", self.home.cache.display())?;
         writeln!(f, "data            {}", self.home.data.display())?;
         let prompts = self.prompts.as_ref().map_or("built in".into(), |path| path.display().to_string());
@@ -108,7 +115,7 @@ impl fmt::Display for Config {
     }
 }
 
-/// A database URL without its password and options.
+/// A URL without its password and options.
 fn redacted(url: &SecretString) -> String {
     match url::Url::parse(url.expose_secret()) {
         Ok(mut url) => {
@@ -186,6 +193,18 @@ fn check_database_url(name: &str, url: &str) -> Result<(), ConfigError> {
             "is not a PostgreSQL URL such as postgresql://user:password@host:5432/name",
         )),
     }
+}
+
+fn redis_url(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<SecretString>, ConfigError> {
+    let Some(url) = get("REDIS_URL") else { return Ok(None) };
+    if url.starts_with("rediss:") || url.starts_with("valkeys:") {
+        return Err(ConfigError::new("REDIS_URL", "TLS is not supported yet; use a local proxy for it"));
+    }
+    // The parser's message may quote the value, which may hold a password.
+    redis::Client::open(url.as_str()).map_err(|_| {
+        ConfigError::new("REDIS_URL", "is not a Redis URL such as redis://user:password@host:6379/0")
+    })?;
+    Ok(Some(url.into()))
 }
 
 /// `RAGWAY_HOME` holds both folders; without it the user's own for each purpose.

@@ -2,12 +2,14 @@
 //!
 //! Absent here: I/O beyond reading the two, and any check that is left for later.
 
+mod cache;
 mod catalog;
 mod embedder;
 mod environment;
 mod jobs;
 mod space;
 
+pub use cache::CacheSettings;
 pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};

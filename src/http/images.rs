@@ -33,6 +33,15 @@ pub struct TypedEmbedRequest {
     /// for a model that reads images.
     #[schema(example = json!(null))]
     images: Option<Vec<String>>,
+    /// False: a text longer than the model reads is refused. True: its beginning counts.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    truncate: bool,
+}
+
+/// The default of `truncate`.
+pub(super) fn yes() -> bool {
+    true
 }
 
 /// Pictures as files.
@@ -46,7 +55,7 @@ pub struct ImageForm {
 
 /// What is to be embedded.
 pub enum EmbedInput {
-    Texts(Vec<String>),
+    Texts { texts: Vec<String>, truncate: bool },
     Images(Vec<EncodedImage>),
 }
 
@@ -71,7 +80,7 @@ pub async fn read(
     }
     let body: TypedEmbedRequest = parse_json(&body_bytes(request, &mut payload, limit).await?)?;
     match (body.texts, body.images) {
-        (Some(texts), None) => Ok(EmbedInput::Texts(texts)),
+        (Some(texts), None) => Ok(EmbedInput::Texts { texts, truncate: body.truncate }),
         (None, Some(images)) => {
             let texts = images.into_iter().enumerate();
             let images = texts.map(|(index, text)| async move {

@@ -66,6 +66,9 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(reembed::finish)
         .service(embed::embed)
         .service(embed::embed_async)
+        // Before the model types, which they would be taken for.
+        .service(embed::embed_batch)
+        .service(embed::embed_cached)
         .service(embed::embed_typed)
         .service(embed::embed_short)
         .service(tasks::show)

@@ -3,6 +3,7 @@
 //! Absent here: SQL, HTTP routes, prompts. Nothing in this module knows what a
 //! document is. Only `candle` and `openai` below know a vendor.
 
+pub mod cache;
 pub mod candle;
 pub mod embedders;
 pub mod images;

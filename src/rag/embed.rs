@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Rag, RagError};
 use crate::{
     config::EmbeddingSpace,
-    models::{Embedder, Embeddings, EncodedImage, Lane, TextRole},
+    models::{Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole},
 };
 
 /// Which embedder a request means.
@@ -48,8 +48,38 @@ impl Rag {
     ) -> Result<Embedded, RagError> {
         let embedder = self.embedder(choice).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
+        let _waiting = self.load.enter();
         let embeddings = embedder.embed(texts, role, Lane::Interactive).await?;
         Ok(Embedded::new(embeddings, embedder.as_ref()))
+    }
+
+    /// Refuses texts that the model would not read whole, before it reads any.
+    ///
+    /// Of a model that runs elsewhere the tokens are an estimate.
+    pub async fn refuse_overlong(
+        &self,
+        choice: &EmbedderChoice,
+        texts: &[String],
+        role: TextRole,
+    ) -> Result<(), RagError> {
+        check_texts(texts, self.catalog.http.max_texts)?;
+        let embedder = self.embedder(choice).await?;
+        let entry = self.catalog.embedder(&embedder.space().model);
+        let prefix = entry.map_or("", |entry| role.prefix(&entry.prefixes));
+        let read: Vec<String> = texts.iter().map(|text| format!("{prefix}{text}")).collect();
+        let measured = Arc::clone(&embedder);
+        let too_long = tokio::task::spawn_blocking(move || {
+            let tokens = |text: &String| {
+                let exact = measured.tokenize(text, true).map(|tokens| tokens.len());
+                exact.unwrap_or_else(|_| measured.count_tokens(text))
+            };
+            (0..read.len()).filter(|&index| tokens(&read[index]) > measured.max_tokens()).collect::<Vec<_>>()
+        })
+        .await?;
+        match too_long.as_slice() {
+            [] => Ok(()),
+            indices => Err(overlong(embedder.as_ref(), indices)),
+        }
     }
 
     /// Embeds pictures, with a model that reads them.
@@ -96,6 +126,18 @@ impl Rag {
             }
         })
     }
+}
+
+/// The refusal of texts that are longer than the model reads.
+fn overlong(embedder: &dyn Embedder, indices: &[usize]) -> RagError {
+    let named: Vec<String> = indices.iter().map(|index| format!("texts[{index}]")).collect();
+    let reason = format!(
+        "{} longer than the {} tokens that it reads; shorten what is too long, or leave out \
+         `truncate: false` to have the beginning count",
+        named.join(", "),
+        embedder.max_tokens()
+    );
+    RagError::Model(ModelError::Unfit { model: embedder.space().model.clone(), reason })
 }
 
 pub(super) fn check_texts(texts: &[String], most: usize) -> Result<(), RagError> {

@@ -9,6 +9,7 @@ pub mod citations;
 pub mod collections;
 mod documents;
 pub mod embed;
+pub mod embed_batch;
 pub mod evaluate;
 pub mod extract;
 pub mod extractive;
@@ -28,7 +29,7 @@ use tokio::sync::Notify;
 
 use crate::{
     config::{Catalog, JobSettings},
-    models::{Embedders, ModelError, router::AnswerRouter},
+    models::{Embedders, ModelError, cache::EmbeddingCache, router::AnswerRouter},
     store::{Store, StoreError},
 };
 
@@ -43,6 +44,8 @@ pub struct Rag {
     job_settings: JobSettings,
     /// Wakes a worker of this replica.
     job_added: Arc<Notify>,
+    pub(crate) cache: EmbeddingCache,
+    pub(crate) load: embed_batch::Load,
 }
 
 /// The collection that is meant when a request names none.
@@ -56,6 +59,7 @@ impl Rag {
         embedders: Embedders,
         answers: AnswerRouter,
         prompts: prompts::Prompts,
+        cache: EmbeddingCache,
     ) -> Self {
         Self {
             job_settings: catalog.jobs.clone(),
@@ -64,6 +68,8 @@ impl Rag {
             embedders,
             answers: Arc::new(answers),
             prompts: Arc::new(prompts),
+            cache,
+            load: embed_batch::Load::default(),
             job_added: Arc::new(Notify::new()),
         }
     }
@@ -86,6 +92,11 @@ impl Rag {
     /// The answer backends.
     pub fn answers(&self) -> &AnswerRouter {
         &self.answers
+    }
+
+    /// The cache of vectors.
+    pub fn cache(&self) -> &EmbeddingCache {
+        &self.cache
     }
 
     /// The catalog in force.

@@ -83,7 +83,9 @@ impl Rag {
         let embedder = self.embedder_of(&collection).await?;
         let min_similarity = request.threshold.unwrap_or_else(|| self.min_similarity(&collection));
         let started = Instant::now();
+        let waiting = self.load.enter();
         let vector = query_vector(embedder.as_ref(), &request.query).await?;
+        drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
         let passages = self
