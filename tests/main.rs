@@ -19,5 +19,6 @@ mod http;
 mod jobs;
 mod local_model;
 mod openapi;
+mod routes;
 mod search;
 mod tasks;
