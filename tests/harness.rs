@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::FutureExt;
 use ragway::{
-    app::{Application, postgres_wheel},
+    app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, JobSettings, LlmEntry, PoolSettings},
     models::{
@@ -42,6 +42,8 @@ pub struct Setup {
     pub other: Option<Arc<dyn Embedder>>,
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
+    /// Loads models on demand from what is in the cache, as a server without a network does.
+    pub on_demand: bool,
 }
 
 /// A running ragway.
@@ -49,10 +51,10 @@ pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
     pub proxy: Option<Proxy>,
-    /// The database, as its owner.
-    pub admin_url: SecretString,
     /// The database, as the application.
     pub database_url: SecretString,
+    /// The database, as its owner.
+    pub admin_url: SecretString,
     pub rag: Rag,
     running: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -69,6 +71,7 @@ impl TestApp {
             catalog: catalog(),
             backends: Vec::new(),
             through_proxy: false,
+            on_demand: false,
             jobs: JobSettings { poll_ms: 200, ..JobSettings::default() },
             embedder: None,
             other: None,
@@ -87,15 +90,19 @@ impl TestApp {
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
         let store = Store::connect(&url, &pool).await.unwrap();
-        let embedder = match setup.embedder {
+        let text = match setup.embedder {
             Some(embedder) => embedder,
             None => embedder().await,
         };
-        let other = setup.other.map(|other| ("other".to_owned(), other));
-        let routes = [("text-embedding".to_owned(), embedder)].into_iter().chain(other);
-        let embedders = Embedders::new(routes.collect());
+        let catalog = Arc::new(setup.catalog);
+        let embedders = if setup.on_demand {
+            embedders_on_demand(Arc::clone(&catalog), offline_assets(), store.clone())
+        } else {
+            let other = setup.other.map(|other| ("other".to_owned(), other));
+            Embedders::new([("text-embedding".to_owned(), text)].into_iter().chain(other).collect())
+        };
         let answers = AnswerRouter::new(setup.backends);
-        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap())
+        let rag = Rag::new(catalog, store, embedders, answers, Prompts::load(None).unwrap())
             .with_job_settings(setup.jobs);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -193,6 +200,11 @@ pub fn home() -> Home {
 
 fn assets() -> Assets {
     Assets::new(&home(), false).unwrap()
+}
+
+/// What is in the cache, and no network.
+pub fn offline_assets() -> Assets {
+    assets().with_hub("http://127.0.0.1:1", None).with_python("/nonexistent/python3")
 }
 
 /// all-MiniLM-L6-v2, loaded once for all tests.

@@ -20,5 +20,6 @@ mod jobs;
 mod local_model;
 mod openapi;
 mod reembed;
+mod routes;
 mod search;
 mod tasks;

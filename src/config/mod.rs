@@ -14,6 +14,9 @@ pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 
+#[cfg(test)]
+mod tests;
+
 /// A setting that cannot be used: where it stands and what is wrong with it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{origin}: {message}")]
