@@ -236,7 +236,12 @@ async fn passages_by_space(app: &TestApp) -> BTreeMap<String, usize> {
 }
 
 /// Searches until it is told to stop; the passages of each answer.
-async fn searcher(app: Arc<TestApp>, documents: usize, stop: Arc<AtomicBool>) -> Vec<Vec<String>> {
+async fn searcher(
+    app: Arc<TestApp>,
+    documents: usize,
+    answers: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+) -> Vec<Vec<String>> {
     let mut seen = Vec::new();
     let mut n = 0;
     while !stop.load(Ordering::SeqCst) {
@@ -245,6 +250,7 @@ async fn searcher(app: Arc<TestApp>, documents: usize, stop: Arc<AtomicBool>) ->
         assert_eq!(results[0]["external_id"], format!("d{n}"), "{results:#?}");
         assert!(results[0]["similarity"].as_f64().unwrap() > 0.95, "{results:#?}");
         assert_eq!(results.len(), 5);
+        answers.fetch_add(1, Ordering::SeqCst);
         seen.push(results.iter().map(|result| result["id"].as_str().unwrap().to_owned()).collect());
     }
     seen
@@ -294,11 +300,24 @@ async fn two_replicas_search_and_write_throughout_and_no_space_is_mixed() {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let replicas = [&first, &second];
-    let searchers = replicas.map(|app| tokio::spawn(searcher(Arc::clone(app), DOCUMENTS, Arc::clone(&stop))));
+    let answers = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let searchers = [0, 1].map(|n| {
+        let (app, answers) = (Arc::clone(replicas[n]), Arc::clone(&answers[n]));
+        tokio::spawn(searcher(app, DOCUMENTS, answers, Arc::clone(&stop)))
+    });
     let writers = [(&first, 1000), (&second, 2000)]
         .map(|(app, n)| tokio::spawn(writer(Arc::clone(app), n, Arc::clone(&stop))));
 
-    let pause = || tokio::time::sleep(Duration::from_millis(500));
+    // Each searcher asks after it and is answered.
+    let pause = async || {
+        let before = answers.each_ref().map(|count| count.load(Ordering::SeqCst));
+        until("more answers", async || {
+            let now = answers.each_ref().map(|count| count.load(Ordering::SeqCst));
+            // The first may have been on its way before.
+            now.iter().zip(before).all(|(now, before)| *now > before + 2)
+        })
+        .await;
+    };
     pause().await;
     start(&second).await;
     cut_over(&first).await;
@@ -521,6 +540,7 @@ async fn a_query_on_its_way_when_its_space_goes_is_embedded_again() {
         start(&app).await;
         cut_over(&app).await;
         finish(&app).await;
+        until("the old vectors are deleted", async || passages_by_space(&app).await.len() == 1).await;
         model.hold.store(false, Ordering::SeqCst);
         model.go.add_permits(1);
     };
