@@ -70,6 +70,36 @@ async fn files_are_ingested_searched_and_asked() {
 }
 
 #[tokio::test]
+async fn a_collection_goes_over_to_another_model_and_back() {
+    let home = own_home().await;
+    // The same weights pooled in another way: another space.
+    let (_, entry) = ragway::config::BUILT_IN.split_once("[[embedder]]").unwrap();
+    let (entry, _) = entry.split_once("[[embedder]]").unwrap();
+    let second = entry.replacen("all-MiniLM-L6-v2", "minilm-cls", 1).replace("\"mean\"", "\"cls\"");
+    let catalog = format!("{}\n[[embedder]]{second}", ragway::config::BUILT_IN);
+    fs::write(home.path().join("models.toml"), catalog).unwrap();
+    fs::write(home.path().join("fares.md"), "# Fares\n\nA bicycle costs 3 euros each way.").unwrap();
+    let (output, out, err) = run(home.path(), &["ingest", "fares.md"]);
+    assert!(output.status.success(), "{out}{err}");
+
+    let (output, _, err) = run(home.path(), &["reembed", "default", "--to", "all-MiniLM-L6-v2"]);
+    assert!(!output.status.success() && err.contains("nothing to do"), "{err}");
+    let (output, out, err) = run(home.path(), &["reembed", "default", "--to", "minilm-cls"]);
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("read minilm-cls@") && out.contains("1 documents"), "{out}");
+    let (_, out, err) = run(home.path(), &["reembed", "default", "--status"]);
+    assert!(out.contains("cut over to minilm-cls@") && out.contains("1 of 1"), "{out}{err}");
+    let (output, out, err) = run(home.path(), &["search", "bicycle", "--threshold=-1"]);
+    assert!(output.status.success() && out.contains("3 euros"), "{out}{err}");
+    let (_, out, err) = run(home.path(), &["reembed", "default", "--rollback"]);
+    assert!(out.contains("read all-MiniLM-L6-v2@"), "{out}{err}");
+    let (output, _, err) = run(home.path(), &["reembed", "default", "--finish"]);
+    assert!(!output.status.success() && err.contains("not being re-embedded"), "{err}");
+    let (output, _, err) = run(home.path(), &["reembed", "default"]);
+    assert!(!output.status.success() && err.contains("--status"), "{err}");
+}
+
+#[tokio::test]
 async fn the_demo_is_served_and_ctrl_c_stops_everything() {
     let home = own_home().await;
     let mut server = ragway(home.path())
