@@ -65,7 +65,7 @@ impl Rag {
     }
 }
 
-fn check_texts(texts: &[String], most: usize) -> Result<(), RagError> {
+pub(super) fn check_texts(texts: &[String], most: usize) -> Result<(), RagError> {
     if texts.is_empty() {
         return Err(RagError::Invalid("texts: give at least one text".into()));
     }

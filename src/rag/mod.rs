@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod prompts;
 pub mod search;
 pub mod sentences;
+mod tokens;
 
 use std::sync::Arc;
 

@@ -1,0 +1,100 @@
+//! Other servers' embedding protocols on the same port: their clients work unchanged.
+//!
+//! | path | file |
+//! |---|---|
+//! | `/v1/embeddings`, `/v1/models…` | `openai` |
+//! | `/embed`, `/similarity`, `/tokenize`, `/info`, `POST /` | `tei` |
+//! | `/embeddings`, `/models` | `infinity` |
+//!
+//! Unknown fields are ignored here, because such clients send what their own
+//! servers know. `errors` puts what went wrong into each protocol's own shape.
+
+mod errors;
+pub mod infinity;
+pub mod openai;
+pub mod tei;
+
+pub use errors::{OpenAiError, TeiError};
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Array, Object, OneOfBuilder, RefOr, Schema, Type},
+};
+
+use super::{Gateway, error::ApiError};
+use crate::{
+    config::{Catalog, EmbeddingSpace},
+    rag::embed::EmbedderChoice,
+};
+
+/// One text or several, as these protocols take them.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "the input must be a text or an array of texts")]
+pub enum TextInput {
+    One(String),
+    Many(Vec<String>),
+    #[expect(dead_code, reason = "that they are there is enough to refuse them")]
+    Tokens(Vec<u64>),
+    #[expect(dead_code, reason = "that they are there is enough to refuse them")]
+    ManyTokens(Vec<Vec<u64>>),
+}
+
+impl TextInput {
+    /// The texts. Token ids are refused: they may be of any tokenizer, and those of another one
+    /// would give vectors that mean nothing.
+    fn texts(self) -> Result<Vec<String>, ApiError> {
+        match self {
+            TextInput::One(text) => Ok(vec![text]),
+            TextInput::Many(texts) => Ok(texts),
+            TextInput::Tokens(_) | TextInput::ManyTokens(_) => Err(ApiError::invalid(
+                "the input is token ids of another tokenizer; send texts (langchain-openai does with \
+                 OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            )),
+        }
+    }
+}
+
+impl PartialSchema for TextInput {
+    fn schema() -> RefOr<Schema> {
+        let text = || Object::with_type(Type::String);
+        OneOfBuilder::new()
+            .item(text())
+            .item(Array::new(text()))
+            .description(Some("A text or an array of texts."))
+            .examples([json!(["When does the first ferry leave?"])])
+            .into()
+    }
+}
+
+impl ToSchema for TextInput {}
+
+/// The embedder that a client's `model` means: a model type, a catalog name, or a hub's name, of
+/// which the last part counts (`sentence-transformers/all-MiniLM-L6-v2`).
+fn choice(catalog: &Catalog, model: &str) -> EmbedderChoice {
+    if catalog.routes.embed.contains_key(model) {
+        return EmbedderChoice::Type(model.to_owned());
+    }
+    let name = model.rsplit('/').next().unwrap_or(model);
+    EmbedderChoice::Model(name.to_owned())
+}
+
+/// Names of the models that serve a route, each once.
+fn served_models(gateway: &Gateway) -> BTreeSet<String> {
+    gateway.rag.embedders().routes().map(|(_, model)| model.to_owned()).collect()
+}
+
+/// Whether vectors of this space can have the length that a request wants.
+fn check_dimensions(space: &EmbeddingSpace, wanted: Option<usize>) -> Result<(), ApiError> {
+    match wanted {
+        Some(wanted) if wanted != space.dimension => Err(ApiError::invalid(format!(
+            "dimensions: {} makes vectors of {} numbers, which cannot be cut to {wanted}; \
+             leave `dimensions` out",
+            space.model, space.dimension
+        ))),
+        _ => Ok(()),
+    }
+}
