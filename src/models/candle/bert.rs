@@ -56,15 +56,7 @@ impl BertEmbedder {
                 entry.dimension, encoder.dimension
             )));
         }
-        let weights = entry.files.iter().find(|file| file.name == "model.safetensors");
-        let space = EmbeddingSpace::new(
-            &entry.name,
-            weights.map_or("", |file| &file.sha256),
-            entry.pooling,
-            entry.normalize,
-            &entry.prefixes,
-            entry.dimension,
-        );
+        let space = EmbeddingSpace::of(entry);
         let tokenizer = Arc::clone(&encoder.tokenizer);
         let (jobs, inbox) = mpsc::channel();
         thread::Builder::new()
@@ -99,10 +91,7 @@ impl BertEmbedder {
     }
 
     fn prefixed(&self, texts: Vec<String>, role: TextRole) -> Vec<String> {
-        let prefix = match role {
-            TextRole::Query => &self.prefixes.query,
-            TextRole::Passage => &self.prefixes.passage,
-        };
+        let prefix = role.prefix(&self.prefixes);
         if prefix.is_empty() {
             return texts;
         }
