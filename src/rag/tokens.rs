@@ -17,7 +17,7 @@ impl Rag {
         special: bool,
     ) -> Result<Vec<Vec<Token>>, RagError> {
         check_texts(&texts, self.catalog.http.max_texts)?;
-        let embedder = self.embedder(choice)?;
+        let embedder = self.embedder(choice).await?;
         let tokens = move || texts.iter().map(|text| embedder.tokenize(text, special)).collect();
         let tokens: Result<_, ModelError> = tokio::task::spawn_blocking(tokens).await?;
         Ok(tokens?)
@@ -31,7 +31,7 @@ impl Rag {
         role: TextRole,
     ) -> Result<Vec<String>, RagError> {
         check_texts(&texts, self.catalog.http.max_texts)?;
-        let embedder = self.embedder(choice)?;
+        let embedder = self.embedder(choice).await?;
         let prefixes = self.catalog.embedder(&embedder.space().model).map(|entry| &entry.prefixes);
         let prefix = match role {
             TextRole::Query => prefixes.map(|prefixes| prefixes.query.clone()),

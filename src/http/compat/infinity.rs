@@ -34,7 +34,7 @@ pub struct InfinityEmbeddingRequest {
     #[serde(default)]
     #[schema(example = "text")]
     modality: Modality,
-    /// Length of the vectors; only the model's own is possible, which 0 means too.
+    /// Length of the vectors: the model's own (also 0), or one of its `cut_dimensions` in models.toml.
     #[schema(example = 0)]
     dimensions: Option<usize>,
 }
@@ -139,7 +139,7 @@ pub async fn embeddings(
 
 /// List models (Infinity)
 ///
-/// The embedders that serve a model type.
+/// The embedders of models.toml that can be asked for.
 #[utoipa::path(tag = "infinity", operation_id = "infinity_models", responses(
     (status = 200, description = "The models", body = InfinityModels),
     (status = 500, description = "Something failed inside", body = OpenAiErrorBody),

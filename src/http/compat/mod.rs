@@ -16,8 +16,6 @@ pub mod tei;
 
 pub use errors::{OpenAiError, TeiError};
 
-use std::collections::BTreeSet;
-
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{
@@ -28,6 +26,7 @@ use utoipa::{
 use super::{Gateway, error::ApiError};
 use crate::{
     config::{Catalog, EmbeddingSpace},
+    models::embedders::ModelState,
     rag::embed::EmbedderChoice,
 };
 
@@ -82,19 +81,43 @@ fn choice(catalog: &Catalog, model: &str) -> EmbedderChoice {
     EmbedderChoice::Model(name.to_owned())
 }
 
-/// Names of the models that serve a route, each once.
-fn served_models(gateway: &Gateway) -> BTreeSet<String> {
-    gateway.rag.embedders().routes().map(|(_, model)| model.to_owned()).collect()
+/// Names of the models that can be asked for; those that could not be loaded are left out.
+fn served_models(gateway: &Gateway) -> Vec<String> {
+    let models = gateway.rag.embedders().models();
+    let served = models.filter(|(_, state)| !matches!(state, ModelState::Failed(_)));
+    served.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Whether vectors of this space can have the length that a request wants.
-fn check_dimensions(space: &EmbeddingSpace, wanted: Option<usize>) -> Result<(), ApiError> {
+/// The length that a request's vectors get: the model's own, or one that it was trained to be cut to.
+fn length(catalog: &Catalog, space: &EmbeddingSpace, wanted: Option<usize>) -> Result<usize, ApiError> {
+    let cuts = catalog.embedder(&space.model).map_or(&[][..], |entry| &entry.cut_dimensions);
     match wanted {
-        Some(wanted) if wanted != space.dimension => Err(ApiError::invalid(format!(
-            "dimensions: {} makes vectors of {} numbers, which cannot be cut to {wanted}; \
-             leave `dimensions` out",
-            space.model, space.dimension
-        ))),
-        _ => Ok(()),
+        None => Ok(space.dimension),
+        Some(wanted) if wanted == space.dimension || cuts.contains(&wanted) => Ok(wanted),
+        Some(wanted) => {
+            let mut possible = vec![space.dimension.to_string()];
+            possible.extend(cuts.iter().map(usize::to_string));
+            Err(ApiError::invalid(format!(
+                "dimensions: {} makes no vectors of {wanted} numbers; possible: {}",
+                space.model,
+                possible.join(", ")
+            )))
+        }
+    }
+}
+
+/// Cuts longer vectors to this length; a cut vector gets length 1 again, as OpenAI's have.
+fn cut(vectors: &mut [Vec<f32>], length: usize) {
+    for vector in vectors.iter_mut().filter(|vector| vector.len() > length) {
+        vector.truncate(length);
+        scale_to_one(vector);
+    }
+}
+
+/// A vector of zeros stays one.
+fn scale_to_one(vector: &mut [f32]) {
+    let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|number| *number /= length);
     }
 }

@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{OpenAiError, TextInput, check_dimensions, choice, errors::OpenAiErrorBody, served_models};
+use super::{OpenAiError, TextInput, choice, cut, errors::OpenAiErrorBody, length, served_models};
 use crate::{
     http::{Gateway, error::ApiError},
     models::TextRole,
@@ -28,7 +28,7 @@ pub struct OpenAiEmbeddingRequest {
     #[serde(default)]
     #[schema(example = "float")]
     encoding_format: Encoding,
-    /// Length of the vectors; only the model's own is possible.
+    /// Length of the vectors: the model's own, or one of its `cut_dimensions` in models.toml.
     #[schema(example = 384)]
     dimensions: Option<usize>,
 }
@@ -142,7 +142,7 @@ pub async fn embeddings(
 
 /// List models (OpenAI)
 ///
-/// The embedders that serve a model type.
+/// The embedders of models.toml that can be asked for.
 #[utoipa::path(tag = "openai", operation_id = "openai_models", responses(
     (status = 200, description = "The models", body = OpenAiModels),
     (status = 500, description = "Something failed inside", body = OpenAiErrorBody),
@@ -165,8 +165,8 @@ pub async fn model(
     gateway: web::Data<Gateway>,
     id: web::Path<String>,
 ) -> Result<web::Json<OpenAiModel>, OpenAiError> {
-    let embedder = gateway.rag.embedder(&choice(gateway.rag.catalog(), &id))?;
-    Ok(web::Json(OpenAiModel::named(embedder.space().model.clone())))
+    let space = gateway.rag.space(&choice(gateway.rag.catalog(), &id)).await?;
+    Ok(web::Json(OpenAiModel::named(space.model)))
 }
 
 /// Embeds as passages, with errors that name the protocol's fields.
@@ -178,9 +178,13 @@ pub(super) async fn embed_input(
 ) -> Result<Embedded, OpenAiError> {
     let about_input = |error: ApiError| OpenAiError::about(error.renamed("texts", "input"), "input");
     let texts = input.texts().map_err(about_input)?;
-    check_dimensions(gateway.rag.embedder(choice)?.space(), dimensions)
+    let space = gateway.rag.space(choice).await?;
+    let length = length(gateway.rag.catalog(), &space, dimensions)
         .map_err(|error| OpenAiError::about(error, "dimensions"))?;
-    gateway.within_time(gateway.rag.embed(choice, texts, TextRole::Passage)).await.map_err(about_input)
+    let work = gateway.rag.embed(choice, texts, TextRole::Passage);
+    let mut embedded = gateway.within_time(work).await.map_err(about_input)?;
+    cut(&mut embedded.vectors, length);
+    Ok(embedded)
 }
 
 pub(super) fn encode(vectors: Vec<Vec<f32>>, encoding: Encoding) -> Vec<OpenAiEmbedding> {

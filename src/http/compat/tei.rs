@@ -4,7 +4,7 @@ use actix_web::{get, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{TeiError, TextInput, check_dimensions, errors::TeiErrorBody};
+use super::{TeiError, TextInput, cut, errors::TeiErrorBody, length, scale_to_one};
 use crate::{
     config::TEXT_ROUTE,
     http::{Gateway, error::ApiError},
@@ -21,7 +21,7 @@ pub struct TeiEmbedRequest {
     /// Vectors of length 1. `false` is refused where the model makes no others.
     #[schema(example = true, default = true)]
     normalize: Option<bool>,
-    /// Length of the vectors; only the model's own is possible.
+    /// Length of the vectors: the model's own, or one of its `cut_dimensions` in models.toml.
     #[schema(example = 384)]
     dimensions: Option<usize>,
 }
@@ -125,7 +125,7 @@ pub struct TeiInfo {
     #[schema(example = "53aa51172d14")]
     model_sha: Option<String>,
     #[schema(example = "float32")]
-    model_dtype: &'static str,
+    model_dtype: String,
     model_type: TeiModelType,
     /// Tokens of one text, special ones included.
     #[schema(example = 256)]
@@ -252,16 +252,20 @@ pub async fn tokenize(
 ))]
 #[get("/info")]
 pub async fn info(gateway: web::Data<Gateway>) -> Result<web::Json<TeiInfo>, TeiError> {
-    let embedder = gateway.rag.embedder(&text_route())?;
+    let embedder = gateway.rag.embedder(&text_route()).await?;
     let space = embedder.space();
     // A space's name: `model@weights:pooling:normalisation:precision[:prefix]`.
     let mut parts = space.id.strip_prefix(&format!("{}@", space.model)).unwrap_or_default().split(':');
     let weights = parts.next().filter(|weights| !weights.is_empty()).map(str::to_owned);
     let pooling = parts.next().unwrap_or_default().to_owned();
+    let dtype = match parts.nth(1) {
+        None | Some("fp32") => "float32".to_owned(),
+        Some(other) => other.to_owned(),
+    };
     Ok(web::Json(TeiInfo {
         model_id: space.model.clone(),
         model_sha: weights,
-        model_dtype: "float32",
+        model_dtype: dtype,
         model_type: TeiModelType::Embedding(TeiEmbeddingModel { pooling }),
         max_input_length: embedder.max_tokens(),
         max_client_batch_size: gateway.rag.catalog().http.max_texts,
@@ -273,16 +277,15 @@ pub async fn info(gateway: web::Data<Gateway>) -> Result<web::Json<TeiInfo>, Tei
 
 async fn vectors(gateway: &Gateway, request: TeiEmbedRequest) -> Result<Vec<Vec<f32>>, TeiError> {
     let normalize = request.normalize.unwrap_or(true);
-    {
-        let embedder = gateway.rag.embedder(&text_route())?;
-        check_dimensions(embedder.space(), request.dimensions)?;
-        let model = &embedder.space().model;
-        if !normalize && gateway.rag.catalog().embedder(model).is_some_and(|entry| entry.normalize) {
-            let detail = format!("normalize: {model} makes vectors of length 1 only; leave `normalize` out");
-            return Err(ApiError::invalid(detail).into());
-        }
+    let (catalog, space) = (gateway.rag.catalog(), gateway.rag.space(&text_route()).await?);
+    let length = length(catalog, &space, request.dimensions)?;
+    if !normalize && catalog.embedder(&space.model).is_some_and(|entry| entry.normalize) {
+        let model = &space.model;
+        let detail = format!("normalize: {model} makes vectors of length 1 only; leave `normalize` out");
+        return Err(ApiError::invalid(detail).into());
     }
     let mut vectors = embed_texts(gateway, inputs(request.inputs)?, &request.reading).await?;
+    cut(&mut vectors, length);
     if normalize {
         vectors.iter_mut().for_each(|vector| scale_to_one(vector));
     }
@@ -319,7 +322,7 @@ async fn embed_texts(
     let embedded = gateway.within_time(work).await.map_err(about_inputs)?;
     match embedded.truncated.first() {
         Some(index) if !truncate => {
-            let limit = gateway.rag.embedder(&choice)?.max_tokens();
+            let limit = gateway.rag.embedder(&choice).await?.max_tokens();
             Err(ApiError::invalid(format!(
                 "inputs[{index}]: is longer than the {limit} tokens that {} reads; send less, or \
                  `truncate: true` to have it cut",
@@ -342,14 +345,6 @@ fn inputs(inputs: TextInput) -> Result<Vec<String>, TeiError> {
 
 fn about_inputs(error: ApiError) -> ApiError {
     error.renamed("texts", "inputs")
-}
-
-/// A vector of zeros stays one.
-fn scale_to_one(vector: &mut [f32]) {
-    let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|number| *number /= length);
-    }
 }
 
 fn yes() -> bool {
