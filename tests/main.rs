@@ -11,6 +11,7 @@ mod architecture;
 mod ask;
 mod cli;
 mod collections;
+mod compat;
 mod database;
 mod documents;
 mod embed;

@@ -165,3 +165,53 @@ pub struct TeiErrorBody {
     #[schema(example = "Validation")]
     error_type: TeiErrorKind,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_web::http::header;
+
+    use super::*;
+    use crate::models::ModelError;
+
+    /// Every failure of a model, with the status and the type of OpenAI's and of TEI's error.
+    fn failures() -> Vec<(ModelError, (u16, &'static str), (u16, &'static str))> {
+        let (model, reason) = ("m".to_owned(), "r".to_owned());
+        let overloaded = ModelError::Overloaded { model: model.clone(), retry_after: Duration::from_secs(3) };
+        let (unfit, bad) = (
+            ModelError::Unfit { model: model.clone(), reason: reason.clone() },
+            ModelError::BadImage { index: 0, reason: reason.clone() },
+        );
+        let not_loaded = ModelError::NotLoaded { model: model.clone(), reason: reason.clone() };
+        let timed_out = ModelError::TimedOut { model: model.clone(), after: Duration::from_secs(1) };
+        let unavailable = ModelError::Unavailable { model: model.clone(), reason: reason.clone() };
+        let failed = ModelError::Failed { model, reason };
+        vec![
+            (overloaded, (429, "rate_limit_error"), (429, "Overloaded")),
+            (unfit, (422, "invalid_request_error"), (422, "Validation")),
+            (bad, (422, "invalid_request_error"), (422, "Validation")),
+            (not_loaded, (503, "server_error"), (503, "Unhealthy")),
+            (timed_out, (504, "server_error"), (424, "Backend")),
+            (unavailable, (503, "server_error"), (503, "Unhealthy")),
+            (failed, (500, "server_error"), (424, "Backend")),
+        ]
+    }
+
+    #[test]
+    fn failures_of_a_model_keep_status_type_and_retry_after() {
+        for (failure, openai, tei) in failures() {
+            let error = OpenAiError::from(failure.clone());
+            assert_eq!((error.status_code().as_u16(), error.body().error.kind), openai);
+            let busy = matches!(failure, ModelError::Overloaded { .. });
+            if busy {
+                assert_eq!(error.error_response().headers()[header::RETRY_AFTER], "3");
+            }
+            let error = TeiError::from(failure);
+            assert_eq!((error.status_code().as_u16(), format!("{:?}", error.kind).as_str()), tei);
+            if busy {
+                assert_eq!(error.error_response().headers()[header::RETRY_AFTER], "3");
+            }
+        }
+    }
+}

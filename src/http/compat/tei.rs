@@ -56,8 +56,7 @@ pub enum TruncationDirection {
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TeiSimilarityRequest {
     inputs: TeiSentences,
-    #[serde(default)]
-    parameters: TeiReading,
+    parameters: Option<TeiReading>,
 }
 
 /// The sentences.
@@ -298,7 +297,8 @@ async fn similarities(gateway: &Gateway, request: TeiSimilarityRequest) -> Resul
         return Err(TeiError::empty("inputs.sentences"));
     }
     sentences.insert(0, source_sentence);
-    let mut vectors = embed_texts(gateway, sentences, &request.parameters).await?;
+    let reading = request.parameters.unwrap_or_default();
+    let mut vectors = embed_texts(gateway, sentences, &reading).await?;
     vectors.iter_mut().for_each(|vector| scale_to_one(vector));
     let Some((source, others)) = vectors.split_first() else { return Ok(Vec::new()) };
     let cosine = |other: &Vec<f32>| other.iter().zip(source).map(|(a, b)| a * b).sum();
