@@ -159,7 +159,7 @@ async fn a_body_over_the_limit_and_slow_work_keep_each_protocols_shape() {
     let app = TestApp::with(|setup| setup.catalog.http.request_timeout_ms = 1).await;
     let texts = vec!["ferry ".repeat(200); 16];
     let slow = json!({"input": texts, "model": "text-embedding"});
-    openai_error(post(&app, "/v1/embeddings", slow).await, 504, "timed_out", json!("input")).await;
+    openai_error(post(&app, "/v1/embeddings", slow).await, 504, "timed_out", Value::Null).await;
     tei_error(post(&app, "/embed", json!({"inputs": texts})).await, 424, "Backend").await;
 }
 
@@ -252,6 +252,12 @@ async fn tei_errors_have_their_two_fields() {
         tei_error(send(path, json!({"inputs": 7})).await, 422, "Validation").await;
         tei_error(post_raw(&app, path, "{").await, 422, "Validation").await;
     }
+    let huge = json!({"inputs": "a ".repeat(1 << 21)});
+    assert!(
+        tei_error(send("/tokenize", huge).await, 422, "Validation")
+            .await
+            .starts_with("inputs: 4194304 bytes")
+    );
     let nothing = json!({"inputs": {"source_sentence": "a", "sentences": []}});
     tei_error(send("/similarity", nothing).await, 400, "Empty").await;
     let raw = json!({"inputs": "a", "normalize": false});
@@ -331,4 +337,41 @@ async fn endpoint_labels_do_not_grow_with_what_clients_name() {
         text.contains("embedding_requests_total{endpoint=\"/v1/models/{id:.+}\",status=\"404\"} 3"),
         "{text}"
     );
+}
+
+/// What Swagger UI offers to send: the examples of a schema's properties.
+fn example(document: &Value, schema: &Value) -> Value {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return example(document, &document["components"]["schemas"][reference.rsplit('/').next().unwrap()]);
+    }
+    let given = [&schema["example"], &schema["examples"][0], &schema["enum"][0]];
+    if let Some(given) = given.into_iter().find(|given| !given.is_null()) {
+        return given.clone();
+    }
+    if let Some(parts) = schema["allOf"].as_array() {
+        let parts = parts.iter().flat_map(|part| example(document, part).as_object().unwrap().clone());
+        return Value::Object(parts.collect());
+    }
+    if let Some(one) = schema["oneOf"].as_array() {
+        return example(document, one.iter().find(|one| one["type"] != "null").unwrap());
+    }
+    let properties = schema["properties"].as_object().unwrap().iter();
+    Value::Object(properties.map(|(name, schema)| (name.clone(), example(document, schema))).collect())
+}
+
+#[tokio::test]
+async fn the_documents_examples_work() {
+    let app = TestApp::start().await;
+    let document = good(app.get("/openapi.json").send().await.unwrap()).await;
+    let mut sent = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let operation = &item["post"];
+        let tag = operation["tags"][0].as_str().unwrap_or_default();
+        if ["openai", "tei", "infinity"].contains(&tag) {
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            good(post(&app, path, example(&document, schema)).await).await;
+            sent += 1;
+        }
+    }
+    assert_eq!(sent, 6);
 }

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::models::{Embedder, ModelError, TextRole, Token};
 
+/// Bytes of the texts of one request: their tokens take some hundred times the room.
+const MOST_BYTES: usize = 2 << 20;
+
 impl Rag {
     /// The tokens of each text; with the special ones that the model reads too where `special`.
     pub async fn tokenize(
@@ -16,7 +19,7 @@ impl Rag {
         texts: Vec<String>,
         special: bool,
     ) -> Result<Vec<Vec<Token>>, RagError> {
-        check_texts(&texts, self.catalog.http.max_texts)?;
+        self.check_size(&texts)?;
         let embedder = self.embedder(choice).await?;
         let tokens = move || texts.iter().map(|text| embedder.tokenize(text, special)).collect();
         let tokens: Result<_, ModelError> = tokio::task::spawn_blocking(tokens).await?;
@@ -30,7 +33,7 @@ impl Rag {
         texts: Vec<String>,
         role: TextRole,
     ) -> Result<Vec<String>, RagError> {
-        check_texts(&texts, self.catalog.http.max_texts)?;
+        self.check_size(&texts)?;
         let embedder = self.embedder(choice).await?;
         let prefixes = self.catalog.embedder(&embedder.space().model).map(|entry| &entry.prefixes);
         let prefix = match role {
@@ -43,6 +46,17 @@ impl Rag {
         };
         let texts: Result<_, ModelError> = tokio::task::spawn_blocking(cut).await?;
         Ok(texts?)
+    }
+
+    fn check_size(&self, texts: &[String]) -> Result<(), RagError> {
+        check_texts(texts, self.catalog.http.max_texts)?;
+        let bytes: usize = texts.iter().map(String::len).sum();
+        if bytes > MOST_BYTES {
+            return Err(RagError::Invalid(format!(
+                "texts: {bytes} bytes in one request, at most {MOST_BYTES} are split into tokens; send less at once"
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -14,9 +14,10 @@ pub struct OpenAiError {
 }
 
 impl OpenAiError {
-    /// Names the field of the request that is at fault.
-    pub fn about(error: impl Into<ApiError>, param: &'static str) -> Self {
-        Self { error: error.into(), param: Some(param) }
+    /// Names the field that is at fault, where the request is at all.
+    pub fn about(error: ApiError, param: &'static str) -> Self {
+        let at_fault = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&error.status());
+        Self { error, param: at_fault.then_some(param) }
     }
 
     fn body(&self) -> OpenAiErrorBody {
@@ -175,8 +176,11 @@ mod tests {
     use super::*;
     use crate::models::ModelError;
 
-    /// Every failure of a model, with the status and the type of OpenAI's and of TEI's error.
-    fn failures() -> Vec<(ModelError, (u16, &'static str), (u16, &'static str))> {
+    /// Status and type of an error.
+    type Shown = (u16, &'static str);
+
+    /// Every failure of a model, as OpenAI's and as TEI's clients see it.
+    fn failures() -> Vec<(ModelError, Shown, Shown)> {
         let (model, reason) = ("m".to_owned(), "r".to_owned());
         let overloaded = ModelError::Overloaded { model: model.clone(), retry_after: Duration::from_secs(3) };
         let (unfit, bad) = (
@@ -203,15 +207,12 @@ mod tests {
         for (failure, openai, tei) in failures() {
             let error = OpenAiError::from(failure.clone());
             assert_eq!((error.status_code().as_u16(), error.body().error.kind), openai);
-            let busy = matches!(failure, ModelError::Overloaded { .. });
-            if busy {
-                assert_eq!(error.error_response().headers()[header::RETRY_AFTER], "3");
-            }
+            let wait = error.error_response().headers().get(header::RETRY_AFTER).cloned();
+            let retryable = [429, 503].contains(&openai.0);
+            assert_eq!(wait.is_some(), retryable);
             let error = TeiError::from(failure);
             assert_eq!((error.status_code().as_u16(), format!("{:?}", error.kind).as_str()), tei);
-            if busy {
-                assert_eq!(error.error_response().headers()[header::RETRY_AFTER], "3");
-            }
+            assert_eq!(error.error_response().headers().get(header::RETRY_AFTER).cloned(), wait);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     served_models,
 };
 use crate::{
-    config::TEXT_ROUTE,
+    config::{EmbedderKind, TEXT_ROUTE},
     http::{Gateway, error::ApiError, observe::request_id},
     rag::embed::EmbedderChoice,
 };
@@ -146,14 +146,20 @@ pub async fn embeddings(
 ))]
 #[get("/models")]
 pub async fn models(gateway: web::Data<Gateway>) -> web::Json<InfinityModels> {
-    let model = |id: String| InfinityModel {
-        id,
-        object: "model",
-        created: first_told(),
-        owned_by: "ragway",
-        backend: "candle",
-        capabilities: vec!["embed"],
-        stats: serde_json::Map::new(),
+    let model = |id: String| {
+        let kind = gateway.rag.catalog().embedder(&id).map(|entry| entry.kind);
+        InfinityModel {
+            id,
+            object: "model",
+            created: first_told(),
+            owned_by: "ragway",
+            backend: if kind == Some(EmbedderKind::Remote) { "remote" } else { "candle" },
+            capabilities: match kind {
+                Some(EmbedderKind::Clip) => vec!["embed", "image_embed"],
+                Some(EmbedderKind::Bert | EmbedderKind::Remote) | None => vec!["embed"],
+            },
+            stats: serde_json::Map::new(),
+        }
     };
     web::Json(InfinityModels {
         object: "list",
