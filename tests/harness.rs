@@ -9,7 +9,7 @@ use std::{
 };
 
 use ragway::{
-    app::{Application, postgres_wheel},
+    app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
@@ -31,6 +31,8 @@ pub struct Setup {
     pub backends: Vec<Arc<dyn Generator>>,
     /// Reaches the database through a connection that the test can cut.
     pub through_proxy: bool,
+    /// Loads models on demand from what is in the cache, as a server without a network does.
+    pub on_demand: bool,
 }
 
 /// A running ragway.
@@ -38,6 +40,8 @@ pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
     pub proxy: Option<Proxy>,
+    /// The database, as the application.
+    pub database_url: SecretString,
     /// The database, as its owner.
     pub admin_url: SecretString,
 }
@@ -49,9 +53,11 @@ impl TestApp {
     }
 
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Self {
-        let mut setup = Setup { catalog: catalog(), backends: Vec::new(), through_proxy: false };
+        let mut setup =
+            Setup { catalog: catalog(), backends: Vec::new(), through_proxy: false, on_demand: false };
         change(&mut setup);
         let (url, admin_url) = fresh_database().await;
+        let database_url = url.clone();
         let (url, proxy) = if setup.through_proxy {
             let (proxied, proxy) = Proxy::before(&url).await;
             (proxied, Some(proxy))
@@ -60,15 +66,21 @@ impl TestApp {
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
         let store = Store::connect(&url, &pool).await.unwrap();
-        let embedders = Embedders::new([("text-embedding".to_owned(), embedder().await)].into());
+        let text = embedder().await;
+        let catalog = Arc::new(setup.catalog);
+        let embedders = if setup.on_demand {
+            embedders_on_demand(Arc::clone(&catalog), offline_assets(), store.clone())
+        } else {
+            Embedders::new([("text-embedding".to_owned(), text)].into())
+        };
         let answers = AnswerRouter::new(setup.backends);
-        let rag = Rag::new(Arc::new(setup.catalog), store, embedders, answers, Prompts::load(None).unwrap());
+        let rag = Rag::new(catalog, store, embedders, answers, Prompts::load(None).unwrap());
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let application = Application::start(listener, rag, 1, Vec::new()).unwrap();
         let url = format!("http://{}", application.address());
         tokio::spawn(application.run_until(std::future::pending()));
-        Self { url, client: reqwest::Client::new(), proxy, admin_url }
+        Self { url, client: reqwest::Client::new(), proxy, database_url, admin_url }
     }
 
     pub fn post(&self, path: &str) -> RequestBuilder {
@@ -152,6 +164,11 @@ pub fn home() -> Home {
 
 fn assets() -> Assets {
     Assets::new(&home(), false).unwrap()
+}
+
+/// What is in the cache, and no network.
+pub fn offline_assets() -> Assets {
+    assets().with_hub("http://127.0.0.1:1", None).with_python("/nonexistent/python3")
 }
 
 /// all-MiniLM-L6-v2, loaded once for all tests.

@@ -19,4 +19,5 @@ mod errors;
 mod http;
 mod local_model;
 mod openapi;
+mod routes;
 mod search;

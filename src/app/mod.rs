@@ -42,9 +42,7 @@ impl Parts {
             answers::load(&catalog, fetched.local_llm.as_ref()),
         )?;
         let store = Store::connect(&database.url, &catalog.database).await?;
-        let supply: Arc<dyn Supply> =
-            Arc::new(CatalogSupply::new(Arc::clone(&catalog), assets.clone(), store.clone()));
-        let embedders = Embedders::on_demand(&catalog, &supply);
+        let embedders = embedders_on_demand(Arc::clone(&catalog), assets.clone(), store.clone());
         load_eager(&catalog, &embedders).await?;
         let rag = Rag::new(catalog, store, embedders, answers, prompts);
         rag.ensure_default_collection(TenantId::DEFAULT).await?;
@@ -116,6 +114,12 @@ impl Fetched {
             .map_err(|failures| anyhow::anyhow!(supply::all_said(&failures)))?;
         Ok(Self { postgres, local_llm: answers::obtain_local(&config.catalog, assets).await? })
     }
+}
+
+/// The catalog's embedders; which candidates serve the routes is kept in the database.
+pub fn embedders_on_demand(catalog: Arc<Catalog>, assets: Assets, store: Store) -> Embedders {
+    let supply: Arc<dyn Supply> = Arc::new(CatalogSupply::new(Arc::clone(&catalog), assets, store));
+    Embedders::on_demand(&catalog, &supply)
 }
 
 /// Loads what is not lazy. Only the text route, on which everything else stands, must succeed.

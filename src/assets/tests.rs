@@ -390,3 +390,43 @@ async fn postgres_program_is_executable() {
     assert_eq!(fs::metadata(&program).unwrap().permissions().mode() & 0o777, 0o755);
     assert_eq!(assets.locate_postgres(&wheel).unwrap(), Some(program));
 }
+
+#[tokio::test]
+async fn a_pack_is_all_that_a_machine_without_a_network_needs() {
+    let (full, empty) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (files, other) = ([pinned("weights", CONTENT)], [pinned("other", b"is nowhere")]);
+    let sources = [hub_source()];
+    let models = [
+        ModelFiles { name: "here", files: &files, sources: &sources },
+        ModelFiles { name: "absent", files: &other, sources: &sources },
+    ];
+    let server = hub_with("weights", ok()).await;
+    let assets = assets_in(&full).with_hub(&server.uri(), None);
+    assets.obtain("here", &files, &sources).await.unwrap();
+    let archive = full.path().join("models.zip");
+    let packed = assets.pack(&archive, &models, None).unwrap();
+    assert_eq!((packed.done.len(), packed.absent.len()), (1, 1));
+
+    let offline = assets_in(&empty);
+    assert_eq!(offline.unpack(&archive, &models, None).unwrap(), packed);
+    let folder = offline.locate("here", &files, &sources).unwrap().unwrap();
+    assert_eq!(fs::read(folder.join("weights")).unwrap(), CONTENT);
+    assert_eq!(listing(&folder), ["weights"]);
+}
+
+#[tokio::test]
+async fn what_is_packed_under_a_pinned_name_must_be_what_is_pinned() {
+    let (full, empty) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (files, sources) = ([pinned("weights", CONTENT)], [hub_source()]);
+    let server = hub_with("weights", ok()).await;
+    let assets = assets_in(&full).with_hub(&server.uri(), None);
+    assets.obtain("model", &files, &sources).await.unwrap();
+    let archive = full.path().join("models.zip");
+    assets.pack(&archive, &[ModelFiles { name: "model", files: &files, sources: &sources }], None).unwrap();
+
+    let pinned_otherwise = [PinnedFile { name: "weights".into(), sha256: "0".repeat(64) }];
+    let wanted = ModelFiles { name: "model", files: &pinned_otherwise, sources: &sources };
+    let error = assets_in(&empty).unpack(&archive, &[wanted], None).unwrap_err();
+    assert!(error.to_string().contains("weights"), "{error}");
+    assert_eq!(listing(&empty.path().join("cache/models/model")), Vec::<String>::new());
+}

@@ -37,6 +37,7 @@ pub struct HttpSettings {
     pub max_body_bytes: usize,
     pub max_texts: usize,
     pub request_timeout_ms: u64,
+    pub image_urls: ImageUrlSettings,
     pub cors: CorsSettings,
 }
 
@@ -46,8 +47,26 @@ impl Default for HttpSettings {
             max_body_bytes: 32 << 20,
             max_texts: 2048,
             request_timeout_ms: 30_000,
+            image_urls: ImageUrlSettings::default(),
             cors: CorsSettings::default(),
         }
+    }
+}
+
+/// Whether images may be given as the URLs of public servers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageUrlSettings {
+    /// Off: whoever may send a request could make this server ask others.
+    pub allowed: bool,
+    pub max_bytes: usize,
+    /// Longest wait for one image, redirects included.
+    pub timeout_ms: u64,
+}
+
+impl Default for ImageUrlSettings {
+    fn default() -> Self {
+        Self { allowed: false, max_bytes: 10 << 20, timeout_ms: 5_000 }
     }
 }
 

@@ -178,7 +178,7 @@ impl EmbedderEntry {
                 if !self.files.is_empty() || !self.sources.is_empty() {
                     return wrong("kind `remote` has neither files nor sources");
                 }
-                remote.check().or_else(|message| wrong(message))
+                remote.check().or_else(wrong)
             }
             (EmbedderKind::Bert | EmbedderKind::Clip, Some(_)) => {
                 wrong("[embedder.remote] belongs to kind `remote`")

@@ -12,6 +12,9 @@ pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 
+#[cfg(test)]
+mod tests;
+
 /// A setting that cannot be used: where it stands and what is wrong with it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{origin}: {message}")]

@@ -22,6 +22,7 @@ mod documents;
 mod embed;
 pub mod error;
 mod extractors;
+mod fetch;
 mod health;
 mod observe;
 pub mod openapi;

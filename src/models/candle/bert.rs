@@ -118,16 +118,14 @@ impl Embedder for BertEmbedder {
             ModelError::Failed { model: self.space.model.clone(), reason: error.to_string() }
         })?;
         let special = encoding.get_special_tokens_mask();
-        let parts =
-            encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets()).zip(special);
-        let token = |(((id, text), offsets), special): (((&u32, &String), &(usize, usize)), &u32)| Token {
-            id: *id,
-            text: text.clone(),
-            special: *special == 1,
-            start: offsets.0,
-            stop: offsets.1,
+        let token = |index: usize| Token {
+            id: encoding.get_ids()[index],
+            text: encoding.get_tokens()[index].clone(),
+            special: special[index] == 1,
+            start: encoding.get_offsets()[index].0,
+            stop: encoding.get_offsets()[index].1,
         };
-        Ok(parts.map(token).collect())
+        Ok((0..encoding.len()).map(token).collect())
     }
 
     fn embed(

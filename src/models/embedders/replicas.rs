@@ -28,7 +28,7 @@ const SAME: f32 = 0.999;
 pub(super) struct Replicas {
     space: EmbeddingSpace,
     members: Vec<Member>,
-    /// The probe's vector, as the first member that answered made it.
+    /// The probe's vector, made by the member that has the weights or else by the first that answered.
     reference: OnceCell<Vec<f32>>,
 }
 
@@ -84,20 +84,19 @@ impl Replicas {
 
     async fn attempt(&self, member: &Member, work: &impl Work) -> Result<Embeddings, ModelError> {
         let embedder = member.slot.get().await?;
-        member.proven.get_or_try_init(|| self.prove(&embedder)).await?;
+        member.proven.get_or_try_init(|| self.prove(member, embedder.as_ref())).await?;
         work.run(embedder.as_ref()).await
     }
 
-    async fn prove(&self, embedder: &Arc<dyn Embedder>) -> Result<(), ModelError> {
-        let probe = embedder.embed(vec![PROBE.to_owned()], TextRole::Passage, Lane::Interactive).await?;
-        let vector = probe.vectors.into_iter().next().unwrap_or_default();
-        let reference = self.reference.get_or_init(|| async { vector.clone() }).await;
+    async fn prove(&self, member: &Member, embedder: &dyn Embedder) -> Result<(), ModelError> {
+        let vector = probe(embedder).await?;
+        let reference = self.reference.get_or_init(|| self.reference_or(vector.clone())).await;
         let cosine = cosine(reference, &vector);
         if cosine >= SAME {
             return Ok(());
         }
         Err(ModelError::NotLoaded {
-            model: embedder.space().model.clone(),
+            model: member.slot.model.clone(),
             reason: format!(
                 "it is said to be a replica of `{}`, but a test sentence's vectors differ (cosine {cosine:.4}); \
                  check remote.same_space_as",
@@ -105,6 +104,23 @@ impl Replicas {
             ),
         })
     }
+}
+
+impl Replicas {
+    /// What the entry that names the space makes of the probe, where it is a member and works.
+    async fn reference_or(&self, other: Vec<f32>) -> Vec<f32> {
+        let namesake = self.members.iter().find(|member| member.slot.model == self.space.model);
+        let Some(namesake) = namesake else { return other };
+        match namesake.slot.get().await {
+            Ok(embedder) => probe(embedder.as_ref()).await.unwrap_or(other),
+            Err(_) => other,
+        }
+    }
+}
+
+async fn probe(embedder: &dyn Embedder) -> Result<Vec<f32>, ModelError> {
+    let embedded = embedder.embed(vec![PROBE.to_owned()], TextRole::Passage, Lane::Interactive).await?;
+    Ok(embedded.vectors.into_iter().next().unwrap_or_default())
 }
 
 impl Member {
