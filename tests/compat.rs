@@ -327,6 +327,25 @@ async fn infinity_takes_texts_and_says_what_it_does_not_take() {
 }
 
 #[tokio::test]
+async fn a_model_without_weights_is_told_at_once() {
+    let app = TestApp::with(|setup| setup.on_demand = true).await;
+    let request = json!({"input": "a cat", "model": "clip-ViT-B-32"});
+    let missing = post(&app, "/v1/embeddings", request.clone()).await;
+    // OpenAI's SDKs would otherwise wait a minute and try again.
+    assert_eq!(missing.headers()["x-should-retry"], "false");
+    let told = openai_error(missing, 503, "model_not_loaded", Value::Null).await;
+    assert!(told.contains("ragway models fetch"), "{told}");
+    openai_error(post(&app, "/embeddings", request).await, 503, "model_not_loaded", Value::Null).await;
+    good(post(&app, "/v1/embeddings", json!({"input": "a cat", "model": "text-embedding"})).await).await;
+    let listed = good(app.get("/v1/models").send().await.unwrap()).await;
+    let names: Vec<&Value> = listed["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
+    assert!(
+        names.contains(&&json!("all-MiniLM-L6-v2")) && !names.contains(&&json!("clip-ViT-B-32")),
+        "{listed}"
+    );
+}
+
+#[tokio::test]
 async fn endpoint_labels_do_not_grow_with_what_clients_name() {
     let app = TestApp::start().await;
     for name in ["a", "b/c", "d"] {

@@ -52,7 +52,7 @@ def check_openai(url: str, own: np.ndarray) -> None:
     assert [item.index for item in many.data] == list(range(2048))
     done("openai, 2048 texts in one request")
 
-    assert [model.id for model in client.models.list()] == [NAME]
+    assert NAME in [model.id for model in client.models.list()]
     assert client.models.retrieve(MODEL).id == NAME
     done("openai, models.list and models.retrieve")
 
@@ -113,7 +113,7 @@ def check_infinity(url: str, own: np.ndarray) -> None:
     client = openai.OpenAI(base_url=url, api_key="none")
     made = client.embeddings.create(input=TEXTS, model="default/not-specified", extra_body={"modality": "text"})
     same("infinity, modality text", [item.embedding for item in made.data], own)
-    assert [model.id for model in client.models.list()] == [NAME]
+    assert NAME in [model.id for model in client.models.list()]
     audio = lambda: client.embeddings.create(
         input="data:audio/wav;base64,AAAA", model=NAME, extra_body={"modality": "audio"}
     )

@@ -40,6 +40,9 @@ pub struct Problem {
 /// Code of the problem that no model has the name or type given.
 pub const UNKNOWN_MODEL: &str = "unknown_model";
 
+/// Code of the problem that a model's weights are not here.
+pub const NOT_LOADED: &str = "model_not_loaded";
+
 /// What went wrong with a request.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -201,7 +204,7 @@ impl From<ModelError> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_image", detail)
             }
             ModelError::NotLoaded { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_loaded", detail).retry_after(60)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, NOT_LOADED, detail).retry_after(60)
             }
             ModelError::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", detail),
             ModelError::Unavailable { .. } => {

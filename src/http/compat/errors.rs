@@ -1,10 +1,19 @@
 //! Errors in the shapes of other protocols, made from the one table in `http::error`.
 
-use actix_web::{HttpResponse, ResponseError, http::StatusCode};
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::error::{ApiError, UNKNOWN_MODEL};
+use crate::http::error::{ApiError, NOT_LOADED, UNKNOWN_MODEL};
+
+/// Overrides when OpenAI's SDKs try again by themselves.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An error as OpenAI's clients read it.
 #[derive(Debug)]
@@ -57,7 +66,12 @@ impl ResponseError for OpenAiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        self.error.response(self.status_code(), "application/json", &self.body())
+        let mut response = self.error.response(self.status_code(), "application/json", &self.body());
+        if self.error.code() == NOT_LOADED {
+            // The SDKs would wait a minute and try again, twice.
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        response
     }
 }
 
@@ -208,6 +222,8 @@ mod tests {
             let error = OpenAiError::from(failure.clone());
             assert_eq!((error.status_code().as_u16(), error.body().error.kind), openai);
             let wait = error.error_response().headers().get(header::RETRY_AFTER).cloned();
+            let advised = error.error_response().headers().get(SHOULD_RETRY).cloned();
+            assert_eq!(advised.is_some(), matches!(failure, ModelError::NotLoaded { .. }));
             let retryable = [429, 503].contains(&openai.0);
             assert_eq!(wait.is_some(), retryable);
             let error = TeiError::from(failure);

@@ -25,7 +25,7 @@ use utoipa::{
 
 use super::{Gateway, error::ApiError};
 use crate::{
-    config::{Catalog, EmbeddingSpace},
+    config::{Catalog, EmbeddingSpace, Source},
     models::embedders::ModelState,
     rag::embed::EmbedderChoice,
 };
@@ -72,13 +72,18 @@ impl PartialSchema for TextInput {
 impl ToSchema for TextInput {}
 
 /// The embedder that a client's `model` means: a model type, a catalog name, or a hub's name, of
-/// which the last part counts (`sentence-transformers/all-MiniLM-L6-v2`).
+/// which the last part counts (`sentence-transformers/all-MiniLM-L6-v2`) unless it is no catalog
+/// name and the whole is where an entry comes from (`openai/clip-vit-base-patch32`).
 fn choice(catalog: &Catalog, model: &str) -> EmbedderChoice {
     if catalog.routes.embed.contains_key(model) {
         return EmbedderChoice::Type(model.to_owned());
     }
     let name = model.rsplit('/').next().unwrap_or(model);
-    EmbedderChoice::Model(name.to_owned())
+    let comes_from = |source: &Source| matches!(source, Source::Hf { repository, .. } if repository == model);
+    let entry = catalog
+        .embedder(name)
+        .or_else(|| catalog.embedders.iter().find(|entry| entry.sources.iter().any(comes_from)));
+    EmbedderChoice::Model(entry.map_or(name, |entry| &entry.name).to_owned())
 }
 
 /// Names of the models that can be asked for; those that could not be loaded are left out.
@@ -119,5 +124,28 @@ fn scale_to_one(vector: &mut [f32]) {
     let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
     if length > 0.0 {
         vector.iter_mut().for_each(|number| *number /= length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BUILT_IN;
+
+    #[test]
+    fn a_model_is_found_by_type_name_and_hub_name() {
+        let catalog = Catalog::parse(BUILT_IN, "models.toml").unwrap();
+        let model = |name: &str| EmbedderChoice::Model(name.to_owned());
+        for (given, meant) in [
+            ("text-embedding", EmbedderChoice::Type("text-embedding".into())),
+            ("all-MiniLM-L6-v2", model("all-MiniLM-L6-v2")),
+            ("sentence-transformers/all-MiniLM-L6-v2", model("all-MiniLM-L6-v2")),
+            ("sentence-transformers/clip-ViT-B-32", model("clip-ViT-B-32")),
+            ("openai/clip-vit-base-patch32", model("clip-ViT-B-32")),
+            ("nobody/gpt", model("gpt")),
+            ("", model("")),
+        ] {
+            assert_eq!(choice(&catalog, given), meant, "{given}");
+        }
     }
 }
