@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use ragway::{
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
@@ -22,7 +23,10 @@ use ragway::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::{OnceCell, oneshot},
+    task::JoinHandle,
+};
 use uuid::Uuid;
 
 /// What a test changes before ragway starts.
@@ -33,6 +37,12 @@ pub struct Setup {
     pub through_proxy: bool,
     /// Loads models on demand from what is in the cache, as a server without a network does.
     pub on_demand: bool,
+    /// Serves the texts instead of all-MiniLM-L6-v2.
+    pub embedder: Option<Arc<dyn Embedder>>,
+    /// Another model beside it, under the route `other`.
+    pub other: Option<Arc<dyn Embedder>>,
+    /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
+    pub database: Option<(SecretString, SecretString)>,
 }
 
 /// A running ragway.
@@ -44,6 +54,9 @@ pub struct TestApp {
     pub database_url: SecretString,
     /// The database, as its owner.
     pub admin_url: SecretString,
+    pub rag: Rag,
+    running: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl TestApp {
@@ -53,34 +66,57 @@ impl TestApp {
     }
 
     pub async fn with(change: impl FnOnce(&mut Setup)) -> Self {
-        let mut setup =
-            Setup { catalog: catalog(), backends: Vec::new(), through_proxy: false, on_demand: false };
+        let mut catalog = catalog();
+        catalog.jobs.poll_ms = 200;
+        let mut setup = Setup {
+            catalog,
+            backends: Vec::new(),
+            through_proxy: false,
+            on_demand: false,
+            embedder: None,
+            other: None,
+            database: None,
+        };
         change(&mut setup);
-        let (url, admin_url) = fresh_database().await;
-        let database_url = url.clone();
+        let (database_url, admin_url) = match setup.database {
+            Some(urls) => urls,
+            None => fresh_database().await,
+        };
         let (url, proxy) = if setup.through_proxy {
-            let (proxied, proxy) = Proxy::before(&url).await;
+            let (proxied, proxy) = Proxy::before(&database_url).await;
             (proxied, Some(proxy))
         } else {
-            (url, None)
+            (database_url.clone(), None)
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
         let store = Store::connect(&url, &pool).await.unwrap();
-        let text = embedder().await;
+        let embedder = match setup.embedder {
+            Some(embedder) => embedder,
+            None => embedder().await,
+        };
         let catalog = Arc::new(setup.catalog);
         let embedders = if setup.on_demand {
             embedders_on_demand(Arc::clone(&catalog), offline_assets(), store.clone())
         } else {
-            Embedders::new([("text-embedding".to_owned(), text)].into())
+            let other = setup.other.map(|other| ("other".to_owned(), other));
+            let routes = [("text-embedding".to_owned(), embedder)].into_iter().chain(other);
+            Embedders::new(routes.collect())
         };
         let answers = AnswerRouter::new(setup.backends);
         let rag = Rag::new(catalog, store, embedders, answers, Prompts::load(None).unwrap());
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag, 1, Vec::new()).unwrap();
+        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
         let url = format!("http://{}", application.address());
-        tokio::spawn(application.run_until(std::future::pending()));
-        Self { url, client: reqwest::Client::new(), proxy, database_url, admin_url }
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(async { application.run_until(stopped.map(drop)).await.unwrap() });
+        Self { url, client: reqwest::Client::new(), proxy, admin_url, database_url, rag, running, stop }
+    }
+
+    /// Stops it as a signal does.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.running.await.unwrap();
     }
 
     pub fn post(&self, path: &str) -> RequestBuilder {

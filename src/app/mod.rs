@@ -13,6 +13,8 @@ use std::{
 };
 
 use anyhow::Result;
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
 
 use crate::{
     assets::Assets,
@@ -62,6 +64,7 @@ impl Parts {
 pub struct Application {
     server: actix_web::dev::Server,
     address: SocketAddr,
+    rag: Rag,
 }
 
 impl Application {
@@ -69,8 +72,8 @@ impl Application {
     pub fn start(listener: TcpListener, rag: Rag, workers: usize, samples: Vec<String>) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        let server = http::serve(listener, Gateway { rag, metrics, samples }, workers)?;
-        Ok(Self { server, address })
+        let server = http::serve(listener, Gateway { rag: rag.clone(), metrics, samples }, workers)?;
+        Ok(Self { server, address, rag })
     }
 
     /// Where it listens.
@@ -78,9 +81,12 @@ impl Application {
         self.address
     }
 
-    /// Serves until `stop` is done, then lets running requests end.
+    /// Serves and works on background jobs until `stop` is done, then lets running requests end.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
         let handle = self.server.handle();
+        // Dropped, by whatever ends this function, it stops the workers.
+        let (stop_jobs, jobs_stopped) = oneshot::channel::<()>();
+        let jobs = tokio::spawn(self.rag.run_jobs(jobs_stopped.map(drop)));
         let mut serving = tokio::spawn(self.server);
         tokio::select! {
             ended = &mut serving => ended??,
@@ -89,7 +95,8 @@ impl Application {
                 serving.await??;
             }
         }
-        Ok(())
+        drop(stop_jobs);
+        Ok(jobs.await?)
     }
 }
 

@@ -6,6 +6,7 @@ mod doctor;
 mod evaluate;
 mod ingest;
 mod models;
+mod reembed;
 mod search;
 mod serve;
 
@@ -43,6 +44,8 @@ enum Command {
     Ask(ask::Arguments),
     /// Search for passages.
     Search(search::Arguments),
+    /// Go over to another model while the collection is used.
+    Reembed(reembed::Arguments),
     /// Show or fetch model files.
     Models {
         #[command(subcommand)]
@@ -106,6 +109,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Ingest(arguments) => ingest::run(&config, arguments).await,
         Command::Ask(arguments) => ask::run(&config, arguments).await,
         Command::Search(arguments) => search::run(&config, arguments).await,
+        Command::Reembed(arguments) => reembed::run(&config, arguments).await,
         Command::Models { command } => models::run(&config, command).await,
         Command::Migrate => run_migrations(&config).await,
         Command::Doctor => doctor::run(&config).await,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, PinnedFile, Source};
+use super::{ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, JobSettings, PinnedFile, Source};
 
 /// The catalog that the binary carries, used where no `models.toml` is found.
 pub const BUILT_IN: &str = include_str!("../../models.toml");
@@ -19,6 +19,8 @@ pub struct Catalog {
     pub database: PoolSettings,
     #[serde(default)]
     pub ingest: IngestSettings,
+    #[serde(default)]
+    pub jobs: JobSettings,
     #[serde(default)]
     pub ask: AskSettings,
     #[serde(rename = "embedder", default)]

@@ -5,11 +5,13 @@
 mod catalog;
 mod embedder;
 mod environment;
+mod jobs;
 mod space;
 
 pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
+pub use jobs::JobSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 
 #[cfg(test)]

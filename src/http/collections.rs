@@ -8,8 +8,12 @@ use utoipa::ToSchema;
 use super::{
     Gateway,
     error::{ApiError, Problem},
+    reembed::ReembeddingBody,
 };
-use crate::store::{Collection, TenantId};
+use crate::{
+    rag::reembed::Reembedding,
+    store::{Collection, TenantId},
+};
 
 /// A collection to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -30,7 +34,7 @@ pub struct CollectionBody {
     name: String,
     #[schema(example = "all-MiniLM-L6-v2")]
     model: String,
-    /// The space of every vector in it.
+    /// The space that searches read.
     #[schema(example = "all-MiniLM-L6-v2@53aa51172d14:mean:l2:fp32")]
     space: String,
     #[schema(example = 384)]
@@ -39,6 +43,8 @@ pub struct CollectionBody {
     documents: i64,
     #[schema(example = 80)]
     passages: i64,
+    /// While it goes over to another model, and until that is finished.
+    reembedding: Option<ReembeddingBody>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
@@ -46,6 +52,7 @@ pub struct CollectionBody {
 impl From<Collection> for CollectionBody {
     fn from(collection: Collection) -> Self {
         Self {
+            reembedding: Reembedding::of(&collection).map(ReembeddingBody::from),
             name: collection.name,
             model: collection.space.model,
             space: collection.space.id,

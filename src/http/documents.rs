@@ -16,12 +16,14 @@ use super::{
     Gateway,
     error::{ApiError, Problem},
     extractors::parse_json,
+    tasks::{TaskAccepted, accepted},
     upload,
 };
 use crate::{
     rag::{
         RagError,
         ingest::{Ingested, SourceFile},
+        jobs::DocumentOutcome,
     },
     store::{Document, DocumentSummary, SaveOutcome, TenantId},
 };
@@ -63,6 +65,17 @@ pub struct NewDocument {
 pub enum NewDocuments {
     One(NewDocument),
     Many { documents: Vec<NewDocument> },
+}
+
+/// Documents to be stored in the background.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentsLater {
+    /// Absent: `default`.
+    #[schema(example = "default")]
+    collection: Option<String>,
+    /// 1 to 1000.
+    documents: Vec<NewDocument>,
 }
 
 /// Files with what is known about them.
@@ -191,6 +204,21 @@ impl From<Ingested> for StoredDocument {
     }
 }
 
+impl From<Vec<DocumentOutcome>> for DocumentsStored {
+    fn from(outcomes: Vec<DocumentOutcome>) -> Self {
+        let mut stored = DocumentsStored { documents: Vec::new(), failed: Vec::new() };
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                DocumentOutcome::Stored(ingested) => stored.documents.push(ingested.into()),
+                DocumentOutcome::Refused { name, fault, detail } => {
+                    stored.failed.push(FailedDocument { index, name, code: fault.code(), detail });
+                }
+            }
+        }
+        stored
+    }
+}
+
 impl From<NewDocument> for SourceFile {
     fn from(document: NewDocument) -> Self {
         Self {
@@ -304,6 +332,32 @@ pub async fn list(
     }))
 }
 
+/// Store documents later
+///
+/// Answers at once with a task, whose result lists what became of each document as `POST /api/v1/documents`
+/// does. A task that is interrupted goes on where it stopped.
+#[utoipa::path(tag = "documents", responses(
+    (status = 202, description = "Queued; `Location` is where to ask", body = TaskAccepted),
+    (status = 400, description = "Malformed JSON, no or too many documents; a lone document with bad fields", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not JSON; a lone document of a format that ragway does not read", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A lone document whose content cannot be read", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many tasks are queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/documents/async")]
+pub async fn store_async(
+    gateway: web::Data<Gateway>,
+    body: web::Json<DocumentsLater>,
+) -> Result<HttpResponse, ApiError> {
+    let DocumentsLater { collection, documents } = body.into_inner();
+    check_count(documents.len())?;
+    let files = documents.into_iter().map(SourceFile::from).collect();
+    Ok(accepted(gateway.rag.ingest_later(TenantId::DEFAULT, collection.as_deref(), files).await?))
+}
+
 /// Get a document
 ///
 /// With its extracted text.
@@ -362,14 +416,19 @@ async fn read_files(
             "send JSON (`application/json`) or files (`multipart/form-data`, field `file`)",
         ));
     };
-    match files.len() {
+    check_count(files.len())?;
+    Ok(files)
+}
+
+fn check_count(documents: usize) -> Result<(), ApiError> {
+    match documents {
         0 => {
             Err(ApiError::invalid("no document: give `content`, `documents`, or a form with a field `file`"))
         }
         count if count > MAX_DOCUMENTS => Err(ApiError::invalid(format!(
             "{count} documents in one request, at most {MAX_DOCUMENTS} are taken"
         ))),
-        _ => Ok(files),
+        _ => Ok(()),
     }
 }
 

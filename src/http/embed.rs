@@ -1,14 +1,20 @@
 //! `/embed`: texts in, vectors out.
 
-use actix_web::{post, web};
+use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
+    tasks::{TaskAccepted, accepted},
 };
-use crate::{config::TEXT_ROUTE, models::TextRole, rag::embed::EmbedderChoice};
+use crate::{
+    config::TEXT_ROUTE,
+    models::TextRole,
+    rag::embed::{Embedded, EmbedderChoice},
+    store::TenantId,
+};
 
 /// Texts for the text route or for a named model.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -70,12 +76,28 @@ pub async fn embed(
     gateway: web::Data<Gateway>,
     body: web::Json<EmbedRequest>,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    let EmbedRequest { texts, model_name } = body.into_inner();
-    let choice = match model_name {
-        Some(name) => EmbedderChoice::Model(name),
-        None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
-    };
+    let (choice, texts) = body.into_inner().parts();
     respond(&gateway, choice, texts).await
+}
+
+/// Embed texts later
+///
+/// Takes the same as `/api/v1/embed` and answers at once with a task. `GET /api/v1/tasks/{task_id}` has
+/// the vectors when it is done.
+#[utoipa::path(tag = "embed", responses(
+    (status = 202, description = "Queued; `Location` is where to ask", body = TaskAccepted),
+    (status = 400, description = "Malformed JSON, an empty text, too many texts, or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many tasks are queued; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/embed/async")]
+pub async fn embed_async(
+    gateway: web::Data<Gateway>,
+    body: web::Json<EmbedRequest>,
+) -> Result<HttpResponse, ApiError> {
+    let (choice, texts) = body.into_inner().parts();
+    Ok(accepted(gateway.rag.embed_later(TenantId::DEFAULT, &choice, texts).await?))
 }
 
 /// Embed with the model of a type
@@ -116,6 +138,30 @@ pub async fn embed_short(
     respond(&gateway, EmbedderChoice::Type(model_type.into_inner()), body.into_inner().texts).await
 }
 
+impl EmbedRequest {
+    fn parts(self) -> (EmbedderChoice, Vec<String>) {
+        let choice = match self.model_name {
+            Some(name) => EmbedderChoice::Model(name),
+            None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
+        };
+        (choice, self.texts)
+    }
+}
+
+impl EmbedResponse {
+    pub fn new(embedded: Embedded, elapsed_time: Elapsed) -> Self {
+        Self {
+            count: embedded.vectors.len(),
+            dimension: embedded.space.dimension,
+            embeddings: embedded.vectors,
+            model: embedded.space.model,
+            space: embedded.space.id,
+            truncated: embedded.truncated,
+            elapsed_time,
+        }
+    }
+}
+
 async fn respond(
     gateway: &Gateway,
     choice: EmbedderChoice,
@@ -123,13 +169,5 @@ async fn respond(
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
     let elapsed = Elapsed::start();
     let embedded = gateway.within_time(gateway.rag.embed(&choice, texts, TextRole::Passage)).await?;
-    Ok(web::Json(EmbedResponse {
-        count: embedded.vectors.len(),
-        dimension: embedded.space.dimension,
-        embeddings: embedded.vectors,
-        model: embedded.space.model,
-        space: embedded.space.id,
-        truncated: embedded.truncated,
-        elapsed_time: elapsed,
-    }))
+    Ok(web::Json(EmbedResponse::new(embedded, elapsed)))
 }

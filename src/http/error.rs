@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::observe::request_id;
 use crate::{
     models::ModelError,
-    rag::{RagError, extract::ExtractError},
+    rag::{RagError, extract::ExtractError, jobs::DocumentFault},
     store::StoreError,
 };
 
@@ -168,11 +168,14 @@ impl From<RagError> for ApiError {
             RagError::Invalid(_) => Self::invalid(detail),
             RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, UNKNOWN_MODEL, detail),
             RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
+            RagError::UnknownTask(_) => Self::new(StatusCode::NOT_FOUND, "unknown_task", detail),
             RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),
+            RagError::Reembedding(_) => Self::new(StatusCode::CONFLICT, "reembedding_conflict", detail),
+            RagError::NoReembedding(_) => Self::new(StatusCode::NOT_FOUND, "no_reembedding", detail),
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),
             RagError::Store(error) => error.into(),
-            RagError::Prompt(_) | RagError::Task(_) => internal(&detail),
+            RagError::Prompt(_) | RagError::Job(_) | RagError::Task(_) => internal(&detail),
         }
     }
 }
@@ -185,6 +188,17 @@ impl From<ExtractError> for ApiError {
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_format", detail)
             }
             _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_document", detail),
+        }
+    }
+}
+
+impl DocumentFault {
+    /// The code that the error itself would have.
+    pub fn code(self) -> &'static str {
+        match self {
+            DocumentFault::Invalid => "invalid_request",
+            DocumentFault::UnsupportedFormat => "unsupported_format",
+            DocumentFault::Unreadable => "unreadable_document",
         }
     }
 }
@@ -231,7 +245,16 @@ impl From<StoreError> for ApiError {
             StoreError::StatementTimedOut => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_timeout", detail).retry_after(5)
             }
-            StoreError::NoPgvector | StoreError::Migration(_) | StoreError::Statement(_) => internal(&detail),
+            StoreError::SpacesChanged(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "spaces_changed", detail).retry_after(1)
+            }
+            StoreError::TooManyJobs(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tasks", detail).retry_after(10)
+            }
+            StoreError::NoPgvector
+            | StoreError::LeaseLost
+            | StoreError::Migration(_)
+            | StoreError::Statement(_) => internal(&detail),
         }
     }
 }

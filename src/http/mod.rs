@@ -7,7 +7,8 @@
 //! | `/api/v1/ask` | `ask` |
 //! | `/v1/…`, TEI's and Infinity's paths | `compat` |
 //! | `/api/v1/documents…` | `documents`, `upload` |
-//! | `/api/v1/collections…` | `collections` |
+//! | `/api/v1/collections…` | `collections`, `reembed` |
+//! | `/api/v1/tasks…` | `tasks` |
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
@@ -27,7 +28,9 @@ mod health;
 mod observe;
 pub mod openapi;
 mod pages;
+mod reembed;
 mod search;
+mod tasks;
 mod upload;
 
 use std::{

@@ -10,7 +10,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 use super::{
     ask, collections,
     compat::{infinity, openai, tei},
-    documents, embed, health, search,
+    documents, embed, health, reembed, search, tasks,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -28,6 +28,7 @@ use super::{
         (name = "documents", description = "What answers come from"),
         (name = "collections", description = "Named sets of documents, each of one embedding space"),
         (name = "embed", description = "Texts in, vectors out"),
+        (name = "tasks", description = "What was queued: how far it is, what came out"),
         (name = "openai", description = "For OpenAI's clients"),
         (name = "tei", description = "For clients of text-embeddings-inference"),
         (name = "infinity", description = "For clients of Infinity"),
@@ -58,6 +59,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(ask::ask)
         .service(search::search)
         .service(documents::store)
+        .service(documents::store_async)
         .service(documents::list)
         .service(documents::show)
         .service(documents::remove)
@@ -65,9 +67,16 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(collections::list)
         .service(collections::show)
         .service(collections::remove)
+        .service(reembed::start)
+        .service(reembed::show)
+        .service(reembed::roll_back)
+        .service(reembed::finish)
         .service(embed::embed)
+        .service(embed::embed_async)
         .service(embed::embed_typed)
         .service(embed::embed_short)
+        .service(tasks::show)
+        .service(tasks::cancel)
         .service(openai::embeddings)
         .service(openai::models)
         .service(openai::model)

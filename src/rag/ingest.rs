@@ -6,12 +6,14 @@ use sha2::{Digest, Sha256};
 use super::{
     Rag, RagError,
     chunk::{Chunk, ChunkLimits, chunk},
-    extract::{Extracted, extract},
+    extract::{Format, extract},
     filters::refuse_nul,
+    reembed::LOOK_UPS,
 };
 use crate::{
+    config::EmbeddingSpace,
     models::{Embedder, Lane, TextRole},
-    store::{Collection, NewDocument, NewPassage, Saved, TenantId},
+    store::{Collection, DocumentStep, NewDocument, NewPassage, PassageSet, Saved, StoreError, TenantId},
 };
 
 /// Passages embedded in one call; between two calls other requests get their turn.
@@ -56,47 +58,81 @@ impl Rag {
         collection: Option<&str>,
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
-        let collection = self.collection_to_fill(tenant, collection).await?;
-        let embedder = self.embedder_of(&collection).await?;
-        check_labels(&file)?;
-        let (document, extracted) = tokio::task::spawn_blocking(move || read(file)).await??;
-        let title = document.title.clone();
-        let known = self.store.refresh_document(tenant, &collection, &document).await?;
-        let saved = match known {
-            Some(saved) => saved,
-            None => {
-                let passages = self.embedded_passages(&embedder, title.clone(), extracted).await?;
-                self.save(tenant, &collection, &document, &passages).await?
-            }
-        };
-        Ok(Ingested { saved, title })
+        self.ingest_recorded(tenant, collection, file, None).await
     }
 
-    async fn save(
+    /// [`Rag::ingest`] as a step of a job: recorded when the document is stored, and only then.
+    pub(super) async fn ingest_recorded(
         &self,
         tenant: TenantId,
-        collection: &Collection,
-        document: &NewDocument,
-        passages: &[NewPassage],
-    ) -> Result<Saved, RagError> {
-        if let Some(passage) =
-            passages.iter().find(|passage| passage.vector.len() != collection.space.dimension)
-        {
-            return Err(RagError::SpaceMismatch {
-                collection: collection.name.clone(),
-                stored: collection.space.id.clone(),
-                known: format!("a vector of {} dimensions", passage.vector.len()),
-            });
+        named: Option<&str>,
+        file: SourceFile,
+        step: Option<&DocumentStep<'_>>,
+    ) -> Result<Ingested, RagError> {
+        let mut collection = self.collection_to_fill(tenant, named).await?;
+        self.embedder_of(&collection).await?;
+        check_labels(&file)?;
+        let (document, format) = tokio::task::spawn_blocking(move || read(file)).await??;
+        let title = document.title.clone();
+        if let Some(saved) = self.store.refresh_document(tenant, &collection, &document, step).await? {
+            return Ok(Ingested { saved, title });
         }
-        Ok(self.store.save_document(tenant, collection, document, passages).await?)
+        let mut sets = Vec::new();
+        for _ in 1..LOOK_UPS {
+            self.embed_for(&collection, &document, format, &mut sets).await?;
+            match self.store.save_document(tenant, &collection, &document, &sets, step).await {
+                Err(StoreError::SpacesChanged(_)) => {
+                    collection = self.collection_to_fill(tenant, named).await?;
+                }
+                saved => return Ok(Ingested { saved: saved?, title }),
+            }
+        }
+        Err(StoreError::SpacesChanged(collection.name).into())
     }
 
-    async fn embedded_passages(
+    /// The file itself, when it can be stored as far as it alone says.
+    pub(super) async fn checked(&self, file: SourceFile) -> Result<SourceFile, RagError> {
+        check_labels(&file)?;
+        tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await?
+    }
+
+    /// Adds the sets that are missing: one for each space of the collection.
+    ///
+    /// A failure of the other space's model is no failure of the caller's: the document is
+    /// embedded into that space before searches read it.
+    async fn embed_for(
         &self,
-        embedder: &std::sync::Arc<dyn Embedder>,
-        title: Option<String>,
-        extracted: Extracted,
+        collection: &Collection,
+        document: &NewDocument,
+        format: Format,
+        sets: &mut Vec<PassageSet>,
+    ) -> Result<(), RagError> {
+        for space in collection.spaces() {
+            if sets.iter().any(|set| set.space == *space) {
+                continue;
+            }
+            let title = document.title.as_deref();
+            match self.embedded_passages(collection, space, title, format, &document.content).await {
+                Ok(passages) => sets.push(PassageSet { space: space.clone(), passages }),
+                Err(error) if *space != collection.space => {
+                    tracing::warn!(%error, space = space.id, "a document is left to the re-embedding: {error}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a document by what the space's model reads, and embeds the passages.
+    pub(super) async fn embedded_passages(
+        &self,
+        collection: &Collection,
+        space: &EmbeddingSpace,
+        title: Option<&str>,
+        format: Format,
+        content: &str,
     ) -> Result<Vec<NewPassage>, RagError> {
+        let embedder = self.embedder_of_space(collection, space).await?;
         let settings = &self.catalog.ingest;
         let limits = ChunkLimits {
             max_tokens: settings
@@ -104,16 +140,22 @@ impl Rag {
                 .min(embedder.max_tokens().saturating_sub(CONTEXT_TOKENS + SPECIAL_TOKENS)),
             overlap_tokens: settings.overlap_tokens,
         };
-        let counter = std::sync::Arc::clone(embedder);
+        let (counter, content) = (std::sync::Arc::clone(&embedder), content.to_owned());
         let chunks = tokio::task::spawn_blocking(move || {
-            chunk(&extracted.text, extracted.format, limits, &|text| counter.count_tokens(text))
+            chunk(&content, format, limits, &|text| counter.count_tokens(text))
         })
         .await?;
         let mut passages = Vec::with_capacity(chunks.len());
         for batch in chunks.chunks(EMBED_BATCH) {
-            let texts =
-                batch.iter().map(|chunk| with_context(embedder.as_ref(), title.as_deref(), chunk)).collect();
+            let texts = batch.iter().map(|chunk| with_context(embedder.as_ref(), title, chunk)).collect();
             let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
+            if let Some(vector) = embeddings.vectors.iter().find(|vector| vector.len() != space.dimension) {
+                return Err(RagError::SpaceMismatch {
+                    collection: collection.name.clone(),
+                    stored: space.id.clone(),
+                    known: format!("a vector of {} dimensions", vector.len()),
+                });
+            }
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
                 heading: chunk.heading.clone(),
                 content: chunk.text.clone(),
@@ -136,20 +178,20 @@ fn with_context(embedder: &dyn Embedder, title: Option<&str>, chunk: &Chunk) -> 
     }
 }
 
-fn read(file: SourceFile) -> Result<(NewDocument, Extracted), RagError> {
+fn read(file: SourceFile) -> Result<(NewDocument, Format), RagError> {
     let extracted = extract(file.name.as_deref(), file.content_type.as_deref(), &file.bytes)?;
     let metadata =
         if file.metadata.is_null() { Value::Object(serde_json::Map::new()) } else { file.metadata };
     let document = NewDocument {
         external_id: file.external_id,
         content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
-        title: file.title.or_else(|| extracted.title.clone()).or_else(|| file.name.clone()),
+        title: file.title.or(extracted.title).or_else(|| file.name.clone()),
         source: file.source.or(file.name),
         format: extracted.format.media_type(),
-        content: extracted.text.clone(),
+        content: extracted.text,
         metadata,
     };
-    Ok((document, extracted))
+    Ok((document, extracted.format))
 }
 
 fn check_labels(file: &SourceFile) -> Result<(), RagError> {

@@ -15,15 +15,19 @@ pub mod extractive;
 pub mod filters;
 pub mod grounding;
 pub mod ingest;
+pub mod jobs;
 pub mod prompts;
+pub mod reembed;
 pub mod search;
 pub mod sentences;
 mod tokens;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::{
-    config::Catalog,
+    config::{Catalog, JobSettings},
     models::{Embedders, ModelError, router::AnswerRouter},
     store::{Store, StoreError},
 };
@@ -36,6 +40,9 @@ pub struct Rag {
     pub(crate) embedders: Embedders,
     pub(crate) answers: Arc<AnswerRouter>,
     pub(crate) prompts: Arc<prompts::Prompts>,
+    job_settings: JobSettings,
+    /// Wakes a worker of this replica.
+    job_added: Arc<Notify>,
 }
 
 /// The collection that is meant when a request names none.
@@ -50,7 +57,20 @@ impl Rag {
         answers: AnswerRouter,
         prompts: prompts::Prompts,
     ) -> Self {
-        Self { catalog, store, embedders, answers: Arc::new(answers), prompts: Arc::new(prompts) }
+        Self {
+            job_settings: catalog.jobs.clone(),
+            catalog,
+            store,
+            embedders,
+            answers: Arc::new(answers),
+            prompts: Arc::new(prompts),
+            job_added: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The same with other settings of background jobs.
+    pub fn with_job_settings(self, job_settings: JobSettings) -> Self {
+        Self { job_settings, ..self }
     }
 
     /// The database, for health and metrics.
@@ -86,12 +106,21 @@ pub enum RagError {
     /// No document of this id.
     #[error("there is no document {0}")]
     UnknownDocument(uuid::Uuid),
+    /// No task of this id, any more.
+    #[error("there is no task {0}; the result of one is kept for a limited time")]
+    UnknownTask(uuid::Uuid),
     /// The collection's vectors are of a space that no model of the catalog makes.
     #[error(
         "collection `{collection}` holds vectors of the space `{stored}`, which no model in models.toml makes \
          (known: {known}); add that model to models.toml, or make a new collection and ingest again"
     )]
     SpaceMismatch { collection: String, stored: String, known: String },
+    /// The collection's spaces do not allow it now; the message says what does.
+    #[error("{0}")]
+    Reembedding(String),
+    /// Nothing is being re-embedded, and there is nothing to go back to.
+    #[error("collection `{0}` is not being re-embedded, and no earlier vectors of it are kept")]
+    NoReembedding(String),
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),
@@ -102,7 +131,64 @@ pub enum RagError {
     /// A defect in a prompt template, found while rendering.
     #[error("prompt template: {0}")]
     Prompt(String),
+    /// A defect: what is stored of a background job cannot be read.
+    #[error("background job: {0}")]
+    Job(String),
     /// A worker thread ended early.
     #[error("internal task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl RagError {
+    /// Whether the same may succeed a little later, or on another replica.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            RagError::Model(ModelError::NotLoaded { .. }) => true,
+            RagError::Model(error) => error.is_retryable(),
+            RagError::Store(error) => error.is_retryable(),
+            RagError::Invalid(_)
+            | RagError::UnknownModel(_)
+            | RagError::UnknownDocument(_)
+            | RagError::UnknownTask(_)
+            | RagError::SpaceMismatch { .. }
+            | RagError::Reembedding(_)
+            | RagError::NoReembedding(_)
+            | RagError::Extract(_)
+            | RagError::Prompt(_)
+            | RagError::Job(_)
+            | RagError::Task(_) => false,
+        }
+    }
+
+    /// Whether the message is for those who run ragway only: it may hold what is not the caller's.
+    pub fn is_internal(&self) -> bool {
+        match self {
+            RagError::Model(ModelError::Failed { .. })
+            | RagError::Prompt(_)
+            | RagError::Job(_)
+            | RagError::Task(_) => true,
+            RagError::Store(error) => match error {
+                StoreError::UnknownCollection(_)
+                | StoreError::CollectionExists(_)
+                | StoreError::SpacesChanged(_)
+                | StoreError::TooManyJobs(_)
+                | StoreError::PoolExhausted
+                | StoreError::StatementTimedOut => false,
+                StoreError::Unavailable(_)
+                | StoreError::NoPgvector
+                | StoreError::LeaseLost
+                | StoreError::Migration(_)
+                | StoreError::Statement(_) => true,
+            },
+            RagError::Invalid(_)
+            | RagError::UnknownModel(_)
+            | RagError::UnknownDocument(_)
+            | RagError::UnknownTask(_)
+            | RagError::SpaceMismatch { .. }
+            | RagError::Reembedding(_)
+            | RagError::NoReembedding(_)
+            | RagError::Extract(_)
+            | RagError::Model(_) => false,
+        }
+    }
 }

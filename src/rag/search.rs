@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DEFAULT_COLLECTION, Rag, RagError};
+use super::{DEFAULT_COLLECTION, Rag, RagError, reembed::LOOK_UPS};
 use crate::{
+    config::EmbeddingSpace,
     models::{Embedder, Lane, TextRole},
-    store::{Collection, Filter, FoundPassage, PassageQuery, SearchEffort, TenantId},
+    store::{Collection, Filter, FoundPassage, PassageQuery, SearchEffort, StoreError, TenantId},
 };
 
 /// Most results of one search.
@@ -42,23 +43,29 @@ pub struct SearchOutcome {
 }
 
 impl Rag {
-    /// Finds passages.
+    /// Finds passages. The query is embedded again when the collection went over to another space meanwhile.
     pub async fn search(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         check_query("query", &request.query)?;
         if request.k == 0 || request.k > MAX_K {
             return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_K}, is {}", request.k)));
         }
+        if let Some(threshold) = request.threshold.filter(|given| !(-1.0..=1.0).contains(given)) {
+            return Err(RagError::Invalid(format!("threshold: must be between -1 and 1, is {threshold}")));
+        }
+        for _ in 1..LOOK_UPS {
+            match self.search_space(request).await {
+                Err(RagError::Store(StoreError::SpacesChanged(_))) => {}
+                found => return found,
+            }
+        }
+        self.search_space(request).await
+    }
+
+    /// Searches the space that is live now.
+    async fn search_space(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         let collection = self.collection_or_default(request.tenant, request.collection.as_deref()).await?;
         let embedder = self.embedder_of(&collection).await?;
-        let min_similarity = match request.threshold {
-            Some(threshold) if (-1.0..=1.0).contains(&threshold) => threshold,
-            Some(threshold) => {
-                return Err(RagError::Invalid(format!(
-                    "threshold: must be between -1 and 1, is {threshold}"
-                )));
-            }
-            None => self.min_similarity(&collection),
-        };
+        let min_similarity = request.threshold.unwrap_or_else(|| self.min_similarity(&collection));
         let started = Instant::now();
         let vector = query_vector(embedder.as_ref(), &request.query).await?;
         let embed_time = started.elapsed();
@@ -89,12 +96,33 @@ impl Rag {
 
     /// The embedder of the collection's space; another one's vectors would not be comparable.
     pub(super) async fn embedder_of(&self, collection: &Collection) -> Result<Arc<dyn Embedder>, RagError> {
-        let found = self.embedders.of_space(&collection.space.id).await;
-        Ok(found.ok_or_else(|| RagError::SpaceMismatch {
+        self.embedder_of_space(collection, &collection.space).await
+    }
+
+    /// The embedder of a space that the collection holds.
+    pub(super) async fn embedder_of_space(
+        &self,
+        collection: &Collection,
+        space: &EmbeddingSpace,
+    ) -> Result<Arc<dyn Embedder>, RagError> {
+        let found = self.embedders.of_space(&space.id).await;
+        Ok(found.ok_or_else(|| self.space_mismatch(collection, space))??)
+    }
+
+    /// Whether a model of the catalog makes vectors of the collection's space; none is loaded for it.
+    pub(super) fn check_space(&self, collection: &Collection) -> Result<(), RagError> {
+        match self.embedders.spaces().any(|space| space == collection.space.id) {
+            true => Ok(()),
+            false => Err(self.space_mismatch(collection, &collection.space)),
+        }
+    }
+
+    fn space_mismatch(&self, collection: &Collection, space: &EmbeddingSpace) -> RagError {
+        RagError::SpaceMismatch {
             collection: collection.name.clone(),
-            stored: collection.space.id.clone(),
+            stored: space.id.clone(),
             known: self.embedders.spaces().collect::<Vec<_>>().join(", "),
-        })??)
+        }
     }
 
     fn min_similarity(&self, collection: &Collection) -> f32 {

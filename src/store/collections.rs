@@ -1,10 +1,12 @@
 //! Collections: named sets of documents, each of one embedding space.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use tokio_postgres::{Row, error::SqlState, types::Type};
 use uuid::Uuid;
 
-use super::{FromRow, Store, StoreError, TenantId};
+use super::{FromRow, OtherSpace, OtherState, Store, StoreError, TenantId};
 use crate::config::EmbeddingSpace;
 
 /// A collection as it is stored.
@@ -12,7 +14,10 @@ use crate::config::EmbeddingSpace;
 pub struct Collection {
     pub id: Uuid,
     pub name: String,
+    /// The space that searches read.
     pub space: EmbeddingSpace,
+    /// Another one while the collection goes over, and until that is finished.
+    pub other: Option<OtherSpace>,
     pub documents: i64,
     pub passages: i64,
     pub created_at: OffsetDateTime,
@@ -23,11 +28,13 @@ impl FromRow for Collection {
         Self {
             id: row.get("id"),
             name: row.get("name"),
-            space: EmbeddingSpace {
-                id: row.get("space_id"),
-                model: row.get("model"),
-                dimension: usize::try_from(row.get::<_, i32>("dimension")).unwrap_or(0),
-            },
+            space: space(row.get("space_id"), row.get("model"), row.get("dimension")),
+            other: row.get::<_, Option<String>>("other_id").map(|id| OtherSpace {
+                space: space(id, row.get("other_model"), row.get("other_dimension")),
+                state: if row.get("other_filling") { OtherState::Filling } else { OtherState::Kept },
+                age: Duration::try_from_secs_f64(row.get("other_age")).unwrap_or_default(),
+                job: row.get("other_job"),
+            }),
             documents: row.get("documents"),
             passages: row.get("passages"),
             created_at: row.get("created_at"),
@@ -35,18 +42,35 @@ impl FromRow for Collection {
     }
 }
 
-const COUNTED: &str = "
+fn space(id: String, model: String, dimension: i32) -> EmbeddingSpace {
+    EmbeddingSpace { id, model, dimension: usize::try_from(dimension).unwrap_or(0) }
+}
+
+const COLUMNS: &str = "
     SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
-           (SELECT count(*) FROM documents d WHERE d.collection_id = c.id) AS documents,
-           (SELECT count(*) FROM passages p WHERE p.collection_id = c.id) AS passages
+           o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
+           o.state = 'filling' AS other_filling, o.job_id AS other_job,
+           extract(epoch FROM now() - o.since)::float8 AS other_age";
+
+const FROM: &str = "
     FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
+    LEFT JOIN collection_spaces o ON o.collection_id = c.id AND o.state IN ('filling', 'kept')
+    LEFT JOIN embedding_spaces os ON os.id = o.space_id
     WHERE c.tenant_id = $1";
 
+const COUNTS: &str = ",
+           (SELECT count(*) FROM documents d WHERE d.collection_id = c.id) AS documents,
+           (SELECT count(*) FROM passages p WHERE p.collection_id = c.id AND p.space_id = c.space_id) AS passages";
+
 // The counts are for people who list; the path of a question does not pay for them.
-const FIND: &str = "
-    SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at, 0::bigint AS documents, 0::bigint AS passages
-    FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
-    WHERE c.tenant_id = $1 AND c.name = $2";
+const NO_COUNTS: &str = ", 0::bigint AS documents, 0::bigint AS passages";
+
+impl Collection {
+    /// The spaces that it holds, the live one first: a document has passages in each.
+    pub fn spaces(&self) -> impl Iterator<Item = &EmbeddingSpace> {
+        std::iter::once(&self.space).chain(self.other.as_ref().map(|other| &other.space))
+    }
+}
 
 impl Store {
     /// Makes a collection bound to `space`.
@@ -81,19 +105,19 @@ impl Store {
 
     /// All collections by name, with their counts.
     pub async fn collections(&self, tenant: TenantId) -> Result<Vec<Collection>, StoreError> {
-        let statement = format!("{COUNTED} ORDER BY c.name");
+        let statement = format!("{COLUMNS}{COUNTS}{FROM} ORDER BY c.name");
         let rows = self.connection().await?.query_typed(&statement, &[(&tenant.0, Type::UUID)]).await?;
         Ok(rows.iter().map(Collection::from_row).collect())
     }
 
     /// The collection of this name with its counts.
     pub async fn counted_collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
-        self.find(&format!("{COUNTED} AND c.name = $2"), tenant, name).await
+        self.find(&format!("{COLUMNS}{COUNTS}{FROM} AND c.name = $2"), tenant, name).await
     }
 
     /// The collection of this name; its counts are left 0.
     pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
-        self.find(FIND, tenant, name).await
+        self.find(&format!("{COLUMNS}{NO_COUNTS}{FROM} AND c.name = $2"), tenant, name).await
     }
 
     async fn find(&self, statement: &str, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
@@ -119,7 +143,7 @@ impl Store {
     }
 
     /// Makes the space known, with the index of its vectors.
-    async fn register_space(&self, space: &EmbeddingSpace) -> Result<(), StoreError> {
+    pub(super) async fn register_space(&self, space: &EmbeddingSpace) -> Result<(), StoreError> {
         let dimension = i32::try_from(space.dimension).unwrap_or(i32::MAX);
         self.connection()
             .await?

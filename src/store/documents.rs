@@ -10,7 +10,12 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::{Collection, FromRow, Store, StoreError, TenantId};
+use super::{
+    Collection, FromRow, JobStep, Lease, Store, StoreError, TenantId,
+    leases::record_step,
+    reembedding::{Lock, lock, spaces},
+};
+use crate::config::EmbeddingSpace;
 
 /// A document to be stored, already cut into embedded passages.
 #[derive(Debug, Clone)]
@@ -31,8 +36,15 @@ pub struct NewDocument {
 pub struct NewPassage {
     pub heading: Option<String>,
     pub content: String,
-    /// A vector of the collection's space.
+    /// A vector of its set's space.
     pub vector: Vec<f32>,
+}
+
+/// A document cut and embedded for one space.
+#[derive(Debug, Clone)]
+pub struct PassageSet {
+    pub space: EmbeddingSpace,
+    pub passages: Vec<NewPassage>,
 }
 
 /// What storing did.
@@ -51,6 +63,17 @@ pub struct Saved {
     pub id: Uuid,
     pub outcome: SaveOutcome,
     pub passages: i64,
+}
+
+/// The step of a job that storing one document is; recorded in the transaction that stores it.
+pub struct DocumentStep<'a> {
+    pub lease: &'a Lease,
+    /// Number of the document among the job's.
+    pub position: i64,
+    /// Documents of the job.
+    pub total: i64,
+    /// What came out, in the form that the job's kind defines.
+    pub outcome: &'a (dyn Fn(&NewDocument, &Saved) -> Vec<u8> + Send + Sync),
 }
 
 /// A document without its content.
@@ -86,6 +109,15 @@ pub struct DocumentPage {
     pub next: Option<Uuid>,
 }
 
+/// Where passages are put.
+#[derive(Clone, Copy)]
+pub(super) struct PassagePlace<'a> {
+    pub(super) tenant: TenantId,
+    pub(super) collection: &'a Collection,
+    pub(super) space: &'a EmbeddingSpace,
+    pub(super) document: Uuid,
+}
+
 impl FromRow for DocumentSummary {
     fn from_row(row: &Row) -> Self {
         Self {
@@ -106,33 +138,42 @@ impl FromRow for DocumentSummary {
 const SUMMARY: &str = "
     SELECT d.id, d.external_id, d.title, d.source, d.format, d.metadata, octet_length(d.content)::bigint AS bytes,
            d.created_at, d.updated_at, c.name AS collection, d.content_hash,
-           (SELECT count(*) FROM passages p WHERE p.document_id = d.id) AS passages";
+           (SELECT count(*) FROM passages p WHERE p.document_id = d.id AND p.space_id = c.space_id) AS passages";
 
 impl Store {
     /// The document of this content, if it is stored.
     ///
     /// Title, source and metadata that changed are written, so that handing the
-    /// same content in again costs no embedding.
+    /// same content in again costs no embedding. `step` is recorded when it is stored.
     pub async fn refresh_document(
         &self,
         tenant: TenantId,
         collection: &Collection,
         document: &NewDocument,
+        step: Option<&DocumentStep<'_>>,
     ) -> Result<Option<Saved>, StoreError> {
         let mut connection = self.connection().await?;
         let transaction = connection.transaction().await?;
         let refreshed = refresh(&transaction, tenant, collection, document).await?;
-        transaction.commit().await?;
+        match &refreshed {
+            Some(saved) => commit(transaction, document, saved, step).await?,
+            None => transaction.rollback().await?,
+        }
         Ok(refreshed)
     }
 
-    /// Stores a document with its passages, or finds it stored already. All or nothing.
+    /// Stores a document with its passages, or finds it stored already; records `step`. All or nothing.
+    ///
+    /// There is one set a space; that of the live one must be among them. Fails with
+    /// [`StoreError::SpacesChanged`] when the collection now holds a space that
+    /// `collection` does not name, or searches another than it says.
     pub async fn save_document(
         &self,
         tenant: TenantId,
         collection: &Collection,
         document: &NewDocument,
-        passages: &[NewPassage],
+        sets: &[PassageSet],
+        step: Option<&DocumentStep<'_>>,
     ) -> Result<Saved, StoreError> {
         let mut connection = self.connection().await?;
         let transaction = connection.transaction().await?;
@@ -144,16 +185,31 @@ impl Store {
             )
             .await?;
         if let Some(saved) = refresh(&transaction, tenant, collection, document).await? {
-            transaction.commit().await?;
+            commit(transaction, document, &saved, step).await?;
             return Ok(saved);
         }
+        lock(&transaction, tenant, collection, Lock::Write).await?;
+        let held = spaces(&transaction, tenant, collection).await?;
+        let known = |id: &str| collection.spaces().any(|space| space.id == id);
+        let set_of = |id: &str| sets.iter().find(|set| set.space.id == id);
+        let live = held.iter().find(|space| space.state == "live").and_then(|live| set_of(&live.id));
+        let all_known = held.iter().all(|space| space.state == "dropping" || known(&space.id));
+        let Some(live) = live.filter(|_| all_known) else {
+            return Err(StoreError::SpacesChanged(collection.name.clone()));
+        };
         let replaced = remove_external(&transaction, tenant, collection, document).await?;
         let id = replaced.unwrap_or_else(Uuid::now_v7);
         insert_document(&transaction, tenant, collection, document, id).await?;
-        self.insert_passages(&transaction, tenant, collection, document, id, passages).await?;
-        transaction.commit().await?;
+        for space in held.iter().filter(|space| space.state != "dropping") {
+            // A set may be missing where the other space's model failed; filling makes up for it.
+            let Some(PassageSet { space, passages }) = set_of(&space.id) else { continue };
+            let place = PassagePlace { tenant, collection, space, document: id };
+            self.insert_passages(&transaction, place, &document.metadata, passages).await?;
+        }
         let outcome = if replaced.is_some() { SaveOutcome::Updated } else { SaveOutcome::Created };
-        Ok(Saved { id, outcome, passages: i64::try_from(passages.len()).unwrap_or(i64::MAX) })
+        let saved = Saved { id, outcome, passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX) };
+        commit(transaction, document, &saved, step).await?;
+        Ok(saved)
     }
 
     /// Documents in the order they came, `limit` of them after the one given.
@@ -226,13 +282,11 @@ impl Store {
         Ok(deleted > 0)
     }
 
-    async fn insert_passages(
+    pub(super) async fn insert_passages(
         &self,
         transaction: &Transaction<'_>,
-        tenant: TenantId,
-        collection: &Collection,
-        document: &NewDocument,
-        document_id: Uuid,
+        place: PassagePlace<'_>,
+        metadata: &Value,
         passages: &[NewPassage],
     ) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = passages.iter().map(|_| Uuid::now_v7()).collect();
@@ -249,11 +303,11 @@ impl Store {
                  FROM unnest($6::uuid[], $7::int[], $8::text[], $9::text[], $10::vector[])
                       AS new (id, ordinal, heading, content, embedding)",
                 &[
-                    (&tenant.0, Type::UUID),
-                    (&collection.id, Type::UUID),
-                    (&collection.space.id, Type::TEXT),
-                    (&document_id, Type::UUID),
-                    (&Json(&document.metadata), Type::JSONB),
+                    (&place.tenant.0, Type::UUID),
+                    (&place.collection.id, Type::UUID),
+                    (&place.space.id, Type::TEXT),
+                    (&place.document, Type::UUID),
+                    (&Json(metadata), Type::JSONB),
                     (&ids, Type::UUID_ARRAY),
                     (&ordinals, Type::INT4_ARRAY),
                     (&headings, Type::TEXT_ARRAY),
@@ -264,6 +318,20 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+async fn commit(
+    transaction: Transaction<'_>,
+    document: &NewDocument,
+    saved: &Saved,
+    step: Option<&DocumentStep<'_>>,
+) -> Result<(), StoreError> {
+    if let Some(&DocumentStep { lease, position, total, outcome }) = step {
+        let outcome = outcome(document, saved);
+        let step = JobStep { position, done: position + 1, total, outcome: &outcome };
+        record_step(&transaction, lease, step).await?;
+    }
+    Ok(transaction.commit().await?)
 }
 
 async fn refresh(
@@ -297,9 +365,8 @@ async fn refresh(
     if !same {
         transaction
             .execute_typed(
-                "WITH changed AS (
-                     UPDATE documents SET title = $2, source = $3, metadata = $4, updated_at = now() WHERE id = $1
-                 ) UPDATE passages SET metadata = $4 WHERE document_id = $1",
+                // A trigger copies the metadata to the passages.
+                "UPDATE documents SET title = $2, source = $3, metadata = $4, updated_at = now() WHERE id = $1",
                 &[
                     (&stored.id, Type::UUID),
                     (&document.title, Type::TEXT),

@@ -7,16 +7,25 @@ mod collections;
 mod documents;
 pub mod embedded;
 mod filter;
+mod jobs;
+mod leases;
 mod migrate;
 mod passages;
+mod reembedding;
 mod routes;
 
 pub use collections::Collection;
-pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
+pub use documents::{
+    Document, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage, PassageSet, SaveOutcome,
+    Saved,
+};
 pub use filter::{Comparison, Filter};
+pub use jobs::{Job, JobState, NewJob};
+pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
 
 use std::{str::FromStr, time::Duration};
@@ -168,6 +177,17 @@ pub enum StoreError {
     /// A collection of this name exists.
     #[error("there is already a collection `{0}`")]
     CollectionExists(String),
+    /// The collection went over to another space since it was looked up: look again.
+    #[error("collection `{0}` went over to another embedding space meanwhile; try again")]
+    SpacesChanged(String),
+    /// The tenant has this many jobs that have not ended.
+    #[error(
+        "{0} jobs are queued already, and no more are taken; try again when some have ended, or cancel some"
+    )]
+    TooManyJobs(i64),
+    /// The job was cancelled, or another worker has taken it.
+    #[error("this worker no longer holds the job: it was cancelled, or its lease ran out")]
+    LeaseLost,
     /// A migration failed.
     #[error("the database could not be migrated: {0}")]
     Migration(String),
@@ -180,10 +200,15 @@ impl StoreError {
     /// Whether the same request may succeed a little later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            StoreError::Unavailable(_) | StoreError::PoolExhausted | StoreError::StatementTimedOut => true,
+            StoreError::Unavailable(_)
+            | StoreError::PoolExhausted
+            | StoreError::StatementTimedOut
+            | StoreError::SpacesChanged(_)
+            | StoreError::TooManyJobs(_) => true,
             StoreError::NoPgvector
             | StoreError::UnknownCollection(_)
             | StoreError::CollectionExists(_)
+            | StoreError::LeaseLost
             | StoreError::Migration(_)
             | StoreError::Statement(_) => false,
         }

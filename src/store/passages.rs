@@ -69,6 +69,9 @@ const EXACT: &str = "SELECT set_config('enable_indexscan', 'off', true)";
 
 impl Store {
     /// The `k` passages nearest to the vector, best first.
+    ///
+    /// Only passages of `collection.space` are compared. Fails with
+    /// [`StoreError::SpacesChanged`] when the collection no longer holds all of them.
     pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<Vec<FoundPassage>, StoreError> {
         let mut parameters = Parameters::default();
         let statement = self.nearest_statement(&query, &mut parameters);
@@ -85,7 +88,11 @@ impl Store {
         transaction.query_typed(settings, &[]).await?;
         let rows = transaction.query_typed(&statement, &parameters.as_slice()).await?;
         transaction.commit().await?;
-        let found = rows.iter().map(FoundPassage::from_row);
+        if !rows.first().is_some_and(|row| row.get("held")) {
+            return Err(StoreError::SpacesChanged(query.collection.name.clone()));
+        }
+        let found = rows.iter().filter(|row| row.get::<_, Option<Uuid>>("id").is_some());
+        let found = found.map(FoundPassage::from_row);
         Ok(found.filter(|passage| passage.similarity >= query.min_similarity).collect())
     }
 
@@ -98,8 +105,13 @@ impl Store {
         let filter = query.filter.map_or("true".to_owned(), |filter| filter.to_sql(parameters));
         // The cast makes the expression that of the space's index; a number cannot be a parameter there.
         let dimension = query.collection.space.dimension;
+        // Whether the space is whole is read in the same snapshot as its passages.
         format!(
-            "SELECT near.*, d.external_id, d.title, d.source FROM (
+            "SELECT held.*, near.*, d.external_id, d.title, d.source FROM (
+                 SELECT EXISTS (SELECT FROM collection_spaces h
+                     WHERE h.collection_id = {collection} AND h.tenant_id = {tenant} AND h.space_id = {space}
+                       AND h.state IN ('live', 'kept')) AS held
+             ) held LEFT JOIN (
                  SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata,
                         (1 - (p.embedding::vector({dimension}) <=> {vector}))::real AS similarity
                  FROM passages p
@@ -107,7 +119,7 @@ impl Store {
                    AND {filter}
                  ORDER BY p.embedding::vector({dimension}) <=> {vector}
                  LIMIT {limit}
-             ) near JOIN documents d ON d.id = near.document_id
+             ) near ON true LEFT JOIN documents d ON d.id = near.document_id
              ORDER BY near.similarity DESC, near.id"
         )
     }

@@ -10,7 +10,7 @@ use super::{EvaluationError, scores};
 use crate::{
     models::{Lane, TextRole},
     rag::{Rag, search::SearchRequest},
-    store::{Collection, NewDocument, NewPassage, SearchEffort, TenantId},
+    store::{Collection, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
 };
 
 const BATCH: usize = 64;
@@ -127,7 +127,8 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
             metadata: serde_json::json!({}),
         };
         let passage = NewPassage { heading: None, content: text, vector };
-        rag.store.save_document(TenantId::DEFAULT, collection, &document, &[passage]).await?;
+        let set = PassageSet { space: collection.space.clone(), passages: vec![passage] };
+        rag.store.save_document(TenantId::DEFAULT, collection, &document, &[set], None).await?;
     }
     Ok(())
 }

@@ -46,6 +46,13 @@ impl Format {
             Format::Pdf => "application/pdf",
         }
     }
+
+    /// The format that is stored as this media type.
+    pub fn from_media_type(media_type: &str) -> Option<Self> {
+        [Format::Text, Format::Markdown, Format::Html, Format::Pdf]
+            .into_iter()
+            .find(|format| format.media_type() == media_type)
+    }
 }
 
 impl fmt::Display for Format {

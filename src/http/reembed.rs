@@ -1,0 +1,159 @@
+//! `/collections/{name}/reembed`: a collection goes over to another model.
+
+use actix_web::{HttpResponse, delete, get, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    Gateway,
+    collections::CollectionBody,
+    error::{ApiError, Problem},
+};
+use crate::{
+    rag::reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
+    store::{JobState, TenantId},
+};
+
+/// What a collection is to be re-embedded with.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewReembedding {
+    #[schema(example = "all-MiniLM-L6-v2")]
+    model: String,
+}
+
+/// The two spaces of a collection that is re-embedded.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReembeddingBody {
+    /// `backfilling`: searches read `from`. `cut_over`: they read `to`, and `from` is kept to go back to.
+    #[schema(example = "backfilling")]
+    stage: &'static str,
+    /// The space before.
+    #[schema(example = "all-MiniLM-L6-v2@53aa51172d14:mean:l2:fp32")]
+    from: String,
+    /// The space that it goes over to.
+    #[schema(example = "multilingual-e5-small@1571fc982750:mean:l2:fp32")]
+    to: String,
+    /// The task that works on it: see `/tasks/{id}`.
+    task_id: Option<Uuid>,
+}
+
+/// A re-embedding with how far it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReembeddingReport {
+    #[serde(flatten)]
+    reembedding: ReembeddingBody,
+    /// Documents with vectors in `to`.
+    #[schema(example = 640)]
+    done: i64,
+    #[schema(example = 1000)]
+    total: i64,
+    /// Whether a task works on it or waits for its turn; where it does not and the stage is
+    /// `backfilling`, starting the same again goes on.
+    running: bool,
+    /// Why it failed, or why the last attempt did.
+    error: Option<String>,
+}
+
+impl From<Reembedding> for ReembeddingBody {
+    fn from(reembedding: Reembedding) -> Self {
+        let stage = match reembedding.stage {
+            ReembeddingStage::Backfilling => "backfilling",
+            ReembeddingStage::CutOver => "cut_over",
+        };
+        Self { stage, from: reembedding.from.id, to: reembedding.to.id, task_id: reembedding.job }
+    }
+}
+
+impl From<ReembeddingStatus> for ReembeddingReport {
+    fn from(status: ReembeddingStatus) -> Self {
+        Self {
+            reembedding: status.reembedding.into(),
+            done: status.progress.done,
+            total: status.progress.documents,
+            running: status.job.as_ref().is_some_and(|job| match job.state {
+                JobState::Queued | JobState::Running => true,
+                JobState::Succeeded | JobState::Failed | JobState::Cancelled => false,
+            }),
+            error: status.job.and_then(|job| job.error),
+        }
+    }
+}
+
+/// Re-embed a collection
+///
+/// Goes over to the space of another model without a pause: searches read the vectors that are
+/// there until every document has its new ones; documents stored meanwhile get both. Documents are
+/// cut anew, so that ids of passages change with the cutover. The vectors before are kept and
+/// written to until it is finished, rolled back, or another is started.
+#[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
+    (status = 202, description = "Begun, or found running", body = ReembeddingReport),
+    (status = 400, description = "Malformed JSON or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It is of this model already, or goes over to another one", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A model or the database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/collections/{name}/reembed")]
+pub async fn start(
+    gateway: web::Data<Gateway>,
+    name: web::Path<String>,
+    body: web::Json<NewReembedding>,
+) -> Result<HttpResponse, ApiError> {
+    let begun = gateway.rag.start_reembedding(TenantId::DEFAULT, &name, &body.model);
+    let status = gateway.within_time(begun).await?;
+    Ok(HttpResponse::Accepted().json(ReembeddingReport::from(status)))
+}
+
+/// Get a re-embedding
+///
+/// How far it is, and whether searches read the new vectors.
+#[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
+    (status = 200, description = "Where it stands", body = ReembeddingReport),
+    (status = 404, description = "No such collection, or nothing of it is re-embedded", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[get("/api/v1/collections/{name}/reembed")]
+pub async fn show(
+    gateway: web::Data<Gateway>,
+    name: web::Path<String>,
+) -> Result<web::Json<ReembeddingReport>, ApiError> {
+    Ok(web::Json(gateway.rag.reembedding(TenantId::DEFAULT, &name).await?.into()))
+}
+
+/// Cancel or roll back a re-embedding
+///
+/// Before the cutover it is cancelled. After it, searches read the vectors before again; documents
+/// stored since then are there too. The new vectors are deleted.
+#[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
+    (status = 200, description = "The collection as it is now", body = CollectionBody),
+    (status = 404, description = "No such collection, or nothing of it is re-embedded", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "No model of the catalog makes the vectors before", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A model or the database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[delete("/api/v1/collections/{name}/reembed")]
+pub async fn roll_back(
+    gateway: web::Data<Gateway>,
+    name: web::Path<String>,
+) -> Result<web::Json<CollectionBody>, ApiError> {
+    let turned = gateway.rag.roll_back_reembedding(TenantId::DEFAULT, &name);
+    Ok(web::Json(gateway.within_time(turned).await?.into()))
+}
+
+/// Finish a re-embedding
+///
+/// Deletes the vectors before a cutover; there is no going back after it.
+#[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
+    (status = 200, description = "The collection as it is now", body = CollectionBody),
+    (status = 404, description = "No such collection, or nothing of it is re-embedded", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "It has not cut over yet", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A model or the database is unavailable", body = Problem, content_type = "application/problem+json"),
+))]
+#[post("/api/v1/collections/{name}/reembed/finish")]
+pub async fn finish(
+    gateway: web::Data<Gateway>,
+    name: web::Path<String>,
+) -> Result<web::Json<CollectionBody>, ApiError> {
+    let finished = gateway.rag.finish_reembedding(TenantId::DEFAULT, &name);
+    Ok(web::Json(gateway.within_time(finished).await?.into()))
+}

@@ -1,0 +1,193 @@
+//! Workers: take a job, hold it, work on it, end it.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, join, join_all},
+};
+use tokio::task::JoinSet;
+
+use super::{Performed, Work};
+use crate::{
+    models::ModelError,
+    rag::{Rag, RagError},
+    store::{ClaimedJob, Lease, Retry, StoreError},
+};
+
+/// Between two attempts to reach a database that is away.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+/// How often expired jobs are removed, and how many at once.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_PORTION: i64 = 200;
+
+type Stop = Shared<BoxFuture<'static, ()>>;
+
+impl Rag {
+    /// Works on jobs of all replicas until `stop` is done; gives back what it has not finished.
+    ///
+    /// Dropped instead, it ends as a killed process does: others go on when its leases run out.
+    pub async fn run_jobs(self, stop: impl Future<Output = ()> + Send + 'static) {
+        let stop: Stop = stop.boxed().shared();
+        let workers = (0..self.job_settings.workers).map(|_| self.work(stop.clone()));
+        join(join_all(workers), self.sweep(stop.clone())).await;
+    }
+
+    async fn work(&self, stop: Stop) {
+        let mut reached = true;
+        while stop.peek().is_none() {
+            match self.store.claim_job(Work::KINDS, self.job_settings.lease()).await {
+                Ok(Some(job)) => {
+                    reached = true;
+                    self.attempt(job, &stop).await;
+                    continue;
+                }
+                Ok(None) => reached = true,
+                // An outage is told once, not at every look.
+                Err(error) if reached => {
+                    reached = false;
+                    tracing::warn!(%error, "no jobs can be taken at the moment: {error}");
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = stop.clone() => {}
+                () = tokio::time::sleep(jittered(self.job_settings.poll())) => {}
+                () = self.job_added.notified() => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, job: ClaimedJob, stop: &Stop) {
+        let (lease, attempts) = (job.lease.clone(), job.attempts);
+        tracing::info!(task = %lease.job, kind = job.kind, attempts, done = job.done, "task {} begins", lease.job);
+        // A task of its own: it can be stopped, and a panic ends only this attempt.
+        let mut work = JoinSet::new();
+        work.spawn(self.clone().perform(job));
+        let ended = tokio::select! {
+            ended = work.join_next() => ended,
+            () = self.hold(&lease) => None,
+            () = stop.clone() => {
+                work.shutdown().await;
+                self.give_back(&lease).await;
+                return;
+            }
+        };
+        work.shutdown().await;
+        match ended {
+            Some(Ok(result)) => self.settle(&lease, attempts, result, stop).await,
+            Some(Err(panicked)) => self.settle(&lease, attempts, Err(panicked.into()), stop).await,
+            None => tracing::info!(task = %lease.job, "task {} was cancelled or taken over", lease.job),
+        }
+    }
+
+    /// Renews the lease until it is lost.
+    async fn hold(&self, lease: &Lease) {
+        let duration = self.job_settings.lease();
+        let mut runs_out = Instant::now() + duration;
+        let mut pause = duration / 6;
+        while Instant::now() < runs_out {
+            tokio::time::sleep(pause).await;
+            let asked = Instant::now();
+            match self.store.renew_lease(lease, duration).await {
+                Ok(()) => (runs_out, pause) = (asked + duration, duration / 6),
+                Err(StoreError::LeaseLost) => return,
+                Err(error) => {
+                    tracing::debug!(%error, task = %lease.job, "the lease could not be renewed: {error}");
+                    pause = DATABASE_PAUSE.min(duration / 6);
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, lease: &Lease, attempts: i32, result: Result<Performed, RagError>, stop: &Stop) {
+        let ended = match &result {
+            Ok(Performed::Whole(result)) => self.insist(stop, || self.store.finish_job(lease, result)).await,
+            Ok(Performed::UpTo(pause)) => self.insist(stop, || self.store.release_job(lease, *pause)).await,
+            Err(RagError::Store(StoreError::LeaseLost)) => Err(StoreError::LeaseLost),
+            // The model asks to wait: that is no failure, and is not counted as one.
+            Err(RagError::Model(ModelError::Overloaded { retry_after, .. })) => {
+                let pause = jittered((*retry_after).max(DATABASE_PAUSE));
+                self.insist(stop, || self.store.release_job(lease, pause)).await
+            }
+            Err(error) => {
+                tracing::warn!(%error, task = %lease.job, attempts, "task {} failed: {error}", lease.job);
+                let retry = match error.is_retryable() {
+                    true => Retry::After(jittered(self.job_settings.retry_after(attempts))),
+                    false => Retry::Never,
+                };
+                let shown = shown(error);
+                self.insist(stop, || self.store.fail_job(lease, &shown, retry)).await
+            }
+        };
+        match ended {
+            Ok(()) => tracing::info!(task = %lease.job, "task {} left the worker", lease.job),
+            Err(StoreError::LeaseLost) => {
+                tracing::info!(task = %lease.job, "task {} was cancelled or taken over", lease.job);
+            }
+            // Nothing is lost: the lease runs out and the job is taken again.
+            Err(error) => {
+                tracing::warn!(%error, task = %lease.job, "task {} could not be ended: {error}", lease.job)
+            }
+        }
+    }
+
+    /// Repeats a write while the database is away, as long as a lease lasts at most.
+    async fn insist<W: Future<Output = Result<(), StoreError>>>(
+        &self,
+        stop: &Stop,
+        write: impl Fn() -> W,
+    ) -> Result<(), StoreError> {
+        let end = Instant::now() + self.job_settings.lease();
+        loop {
+            match write().await {
+                Err(error) if error.is_retryable() && Instant::now() < end && stop.peek().is_none() => {
+                    tokio::select! {
+                        () = tokio::time::sleep(DATABASE_PAUSE) => {}
+                        () = stop.clone() => {}
+                    }
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn give_back(&self, lease: &Lease) {
+        match self.store.release_job(lease, Duration::ZERO).await {
+            Ok(()) => tracing::info!(task = %lease.job, "task {} is left to another worker", lease.job),
+            Err(error) => {
+                tracing::warn!(%error, task = %lease.job, "task {} stays leased for a while: {error}", lease.job)
+            }
+        }
+    }
+
+    async fn sweep(&self, stop: Stop) {
+        while stop.peek().is_none() {
+            let more = match self.store.sweep_jobs(SWEEP_PORTION).await {
+                Ok(removed) => removed == SWEEP_PORTION as u64,
+                Err(error) => {
+                    tracing::debug!(%error, "expired jobs could not be removed: {error}");
+                    false
+                }
+            };
+            let pause = if more { DATABASE_PAUSE } else { jittered(SWEEP_INTERVAL) };
+            tokio::select! {
+                () = stop.clone() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+/// What a client may read of an error; the whole of it is in the log.
+fn shown(error: &RagError) -> String {
+    match error.is_internal() {
+        true => "something failed inside ragway; its log has the cause under this task's id".into(),
+        false => error.to_string(),
+    }
+}
+
+/// Replicas that start together do not ask together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.75..1.25))
+}
