@@ -14,6 +14,7 @@ mod ask;
 mod cache;
 mod cli;
 mod collections;
+mod compat;
 mod database;
 mod documents;
 mod embed;

@@ -37,8 +37,14 @@ pub struct Problem {
     pub request_id: String,
 }
 
+/// Code of the problem that no model has the name or type given.
+pub const UNKNOWN_MODEL: &str = "unknown_model";
+
+/// Code of the problem that a model's weights are not here.
+pub const NOT_LOADED: &str = "model_not_loaded";
+
 /// What went wrong with a request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
@@ -98,6 +104,32 @@ impl ApiError {
         self.status
     }
 
+    /// What was wrong and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The same error where the protocol has another name for the field that it begins with.
+    pub fn renamed(mut self, ours: &str, theirs: &str) -> Self {
+        if let Some(rest) = self.detail.strip_prefix(ours) {
+            self.detail = format!("{theirs}{rest}");
+        }
+        self
+    }
+
+    /// A response with this error's headers.
+    pub fn response(&self, status: StatusCode, content_type: &str, body: &impl Serialize) -> HttpResponse {
+        let mut response = HttpResponse::build(status);
+        if let Some(seconds) = self.retry_after_s {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if let Some(allowed) = &self.allow {
+            response.insert_header((header::ALLOW, allowed.as_str()));
+        }
+        response.content_type(content_type);
+        response.body(serde_json::to_vec(body).unwrap_or_default())
+    }
+
     /// What the response's body says.
     pub fn problem(&self) -> Problem {
         Problem {
@@ -123,15 +155,14 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status);
-        if let Some(seconds) = self.retry_after_s {
-            response.insert_header((header::RETRY_AFTER, seconds));
-        }
-        if let Some(allowed) = &self.allow {
-            response.insert_header((header::ALLOW, allowed.as_str()));
-        }
-        response.content_type("application/problem+json");
-        response.body(serde_json::to_vec(&self.problem()).unwrap_or_default())
+        self.response(self.status, "application/problem+json", &self.problem())
+    }
+}
+
+impl From<actix_web::Error> for ApiError {
+    /// What `extractors` said of a body that could not be read.
+    fn from(error: actix_web::Error) -> Self {
+        error.as_error::<ApiError>().cloned().unwrap_or_else(|| Self::invalid(error.to_string()))
     }
 }
 
@@ -140,7 +171,7 @@ impl From<RagError> for ApiError {
         let detail = error.to_string();
         match error {
             RagError::Invalid(_) => Self::invalid(detail),
-            RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, "unknown_model", detail),
+            RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, UNKNOWN_MODEL, detail),
             RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
             RagError::UnknownTask(_) => Self::new(StatusCode::NOT_FOUND, "unknown_task", detail),
             RagError::NoImage(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
@@ -208,7 +239,7 @@ impl From<ModelError> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_image", detail)
             }
             ModelError::NotLoaded { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_loaded", detail).retry_after(60)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, NOT_LOADED, detail).retry_after(60)
             }
             ModelError::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", detail),
             ModelError::Unavailable { .. } => {

@@ -5,6 +5,7 @@
 //! | `/embed/{model_type}`, `/api/v1/embed…` | `embed` |
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
+//! | `/v1/…`, TEI's and Infinity's paths | `compat` |
 //! | `/api/v1/documents…` | `documents`, `upload`, `images` |
 //! | `/api/v1/collections…` | `collections`, `reembed` |
 //! | `/api/v1/tasks…` | `tasks` |
@@ -17,6 +18,7 @@
 
 mod ask;
 mod collections;
+mod compat;
 mod documents;
 mod embed;
 pub mod error;
@@ -39,7 +41,7 @@ use std::{
 };
 
 use actix_cors::Cors;
-use actix_web::{App, HttpRequest, HttpServer, dev::Server, middleware::from_fn, web};
+use actix_web::{App, HttpRequest, HttpServer, ResponseError, dev::Server, middleware::from_fn, web};
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -81,7 +83,7 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
             .configure(|config| pages::configure(config, pages))
             .default_service(web::to(move |request: HttpRequest| {
                 let known = Arc::clone(&known);
-                async move { Err::<&str, _>(unmatched(&request, &known)) }
+                async move { unmatched(&request, &known).error_response() }
             }))
     });
     Ok(server.workers(workers).disable_signals().shutdown_timeout(10).listen(listener)?.run())
@@ -124,13 +126,15 @@ fn cors(settings: &CorsSettings) -> Cors {
 }
 
 /// 405 for a known path, else 404.
-fn unmatched(request: &HttpRequest, document: &utoipa::openapi::OpenApi) -> ApiError {
+fn unmatched(request: &HttpRequest, document: &utoipa::openapi::OpenApi) -> Box<dyn ResponseError> {
     let (method, path) = (request.method().as_str(), request.path());
     let allowed = openapi::methods_of(document, path);
-    if allowed.is_empty() {
-        return ApiError::not_found(path);
-    }
-    ApiError::wrong_method(method, path, allowed.join(", "))
+    let error = if allowed.is_empty() {
+        ApiError::not_found(path)
+    } else {
+        ApiError::wrong_method(method, path, allowed.join(", "))
+    };
+    if path.starts_with("/v1/") { Box::new(compat::OpenAiError::from(error)) } else { Box::new(error) }
 }
 
 /// Seconds since the start of a request, with 3 decimals, read when the response is written.

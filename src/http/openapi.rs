@@ -7,14 +7,19 @@ use utoipa::{
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
-use super::{ask, collections, documents, embed, health, images, reembed, search, tasks};
+use super::{
+    ask, collections,
+    compat::{infinity, openai, tei},
+    documents, embed, health, images, reembed, search, tasks,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "ragway",
         description = "A RAG gateway with multi-model routing: embeddings, search and cited answers. \
-                       Every error is a problem (RFC 9457) with a stable `code` and the `request_id` of the logs.",
+                       Every error is a problem (RFC 9457) with a stable `code` and the `request_id` of the logs; \
+                       the endpoints for clients of other servers (openai, tei, infinity) have those servers' own shape.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
@@ -24,6 +29,9 @@ use super::{ask, collections, documents, embed, health, images, reembed, search,
         (name = "collections", description = "Named sets of documents, each of one embedding space"),
         (name = "embed", description = "Texts in, vectors out"),
         (name = "tasks", description = "What was queued: how far it is, what came out"),
+        (name = "openai", description = "For OpenAI's clients"),
+        (name = "tei", description = "For clients of text-embeddings-inference"),
+        (name = "infinity", description = "For clients of Infinity"),
         (name = "operation", description = "Probes, metrics, version"),
     ),
 )]
@@ -73,6 +81,16 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(embed::embed_short)
         .service(tasks::show)
         .service(tasks::cancel)
+        .service(openai::embeddings)
+        .service(openai::models)
+        .service(openai::model)
+        .service(tei::embed)
+        .service(tei::similarity)
+        .service(tei::tokenize)
+        .service(tei::info)
+        .service(tei::root)
+        .service(infinity::embeddings)
+        .service(infinity::models)
         .service(health::health)
         .service(health::live)
         .service(health::ready)

@@ -22,6 +22,7 @@ pub mod prompts;
 pub mod reembed;
 pub mod search;
 pub mod sentences;
+mod tokens;
 
 use std::sync::Arc;
 
