@@ -5,7 +5,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::harness::{TestApp, good, problem};
+use crate::{
+    checkpoint,
+    harness::{TestApp, good, problem},
+};
 
 const TEXTS: [&str; 2] = ["When does the ferry leave?", "A bicycle costs 3 euros."];
 
@@ -342,6 +345,39 @@ async fn a_model_without_weights_is_told_at_once() {
         names.contains(&&json!("all-MiniLM-L6-v2")) && !names.contains(&&json!("clip-ViT-B-32")),
         "{listed}"
     );
+}
+
+#[tokio::test]
+async fn infinity_takes_images() {
+    let app = TestApp::start().await;
+    let image = BASE64_STANDARD.encode(checkpoint::read("clip/small.png"));
+    let uri = format!("data:image/png;base64,{image}");
+    let own = good(post(&app, "/embed/image-embedding", json!({"images": [&image]})).await).await;
+    let own = floats(&own["embeddings"][0]);
+    for model in [json!(null), json!("default/not-specified"), json!("image-embedding")] {
+        let request = json!({"input": [&uri, &image], "model": model, "modality": "image"});
+        let body = good(post(&app, "/embeddings", request).await).await;
+        assert_eq!(body["data"].as_array().unwrap().len(), 2);
+        for item in body["data"].as_array().unwrap() {
+            assert!(largest_difference(&floats(&item["embedding"]), &own) < 1e-6);
+        }
+    }
+    let one = json!({"input": &uri, "modality": "image", "encoding_format": "base64"});
+    let one = good(post(&app, "/embeddings", one).await).await;
+    assert!(largest_difference(&decoded(&one["data"][0]["embedding"]), &own) < 1e-6);
+
+    let refused = async |input: Value, model: &str, status: u16, code: &str| {
+        let request = json!({"input": input, "model": model, "modality": "image"});
+        openai_error(post(&app, "/embeddings", request).await, status, code, json!("input")).await
+    };
+    let image_type = "image-embedding";
+    let url = json!(["https://pictures.example/a.png"]);
+    assert!(refused(url, image_type, 400, "invalid_request").await.starts_with("input[0]: is a URL"));
+    assert!(refused(json!([]), image_type, 400, "invalid_request").await.starts_with("input: "));
+    let text = json!([&uri, BASE64_STANDARD.encode("no picture")]);
+    assert!(refused(text, image_type, 422, "unreadable_image").await.starts_with("input[1]"));
+    let told = refused(json!(&uri), "text-embedding", 422, "unfit_for_model").await;
+    assert!(told.contains("reads no images"), "{told}");
 }
 
 #[tokio::test]

@@ -5,24 +5,26 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    OpenAiError, TextInput, choice,
+    OpenAiError, TextInput, choice, cut,
     errors::OpenAiErrorBody,
-    openai::{Encoding, OpenAiEmbedding, OpenAiUsage, embed_input, encode, first_told},
+    openai::{Encoding, OpenAiEmbedding, OpenAiUsage, embed_input, encode, first_told, wanted_length},
     served_models,
 };
 use crate::{
     config::{EmbedderKind, TEXT_ROUTE},
-    http::{Gateway, error::ApiError, observe::request_id},
-    rag::embed::EmbedderChoice,
+    http::{Gateway, error::ApiError, images, observe::request_id},
+    rag::embed::{Embedded, EmbedderChoice},
 };
 
+/// The model type that images take.
+const IMAGE_ROUTE: &str = "image-embedding";
 /// The name that Infinity's clients send for the server's own choice.
 const ANY_MODEL: &str = "default/not-specified";
 
 /// Texts or images for a model.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct InfinityEmbeddingRequest {
-    /// A text or an array of texts.
+    /// A text or an array of texts; for images base64 or data URIs.
     input: TextInput,
     /// Absent: the model of the route for the modality.
     #[schema(example = "all-MiniLM-L6-v2")]
@@ -100,9 +102,10 @@ pub struct InfinityModel {
 /// As OpenAI's, with a `modality`.
 #[utoipa::path(tag = "infinity", operation_id = "infinity_embeddings", request_body = InfinityEmbeddingRequest, responses(
     (status = 200, description = "The vectors", body = InfinityEmbeddingResponse),
-    (status = 400, description = "Malformed JSON, an empty text, too many texts, audio, or a length that the model does not have", body = OpenAiErrorBody),
+    (status = 400, description = "Malformed JSON, an empty text, too many texts or images, an image URL, audio, or a length that the model does not have", body = OpenAiErrorBody),
     (status = 404, description = "No such model", body = OpenAiErrorBody),
     (status = 413, description = "The body is too large", body = OpenAiErrorBody),
+    (status = 422, description = "The model reads no images, or an image cannot be read", body = OpenAiErrorBody),
     (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = OpenAiErrorBody),
     (status = 503, description = "The model is not loaded", body = OpenAiErrorBody),
     (status = 504, description = "Not done within `http.request_timeout_ms`", body = OpenAiErrorBody),
@@ -114,19 +117,20 @@ pub async fn embeddings(
 ) -> Result<web::Json<InfinityEmbeddingResponse>, OpenAiError> {
     let request = body?.into_inner();
     let named = request.model.filter(|model| model != ANY_MODEL);
-    match request.modality {
-        Modality::Text => {}
-        Modality::Image | Modality::Audio => {
-            let detail = "modality: images and audio are not read here; send texts with modality `text`";
+    let choice = match (named, request.modality) {
+        (_, Modality::Audio) => {
+            let detail = "modality: audio is not read here; `text` and `image` are";
             return Err(OpenAiError::about(ApiError::invalid(detail), "modality"));
         }
-    }
-    let choice = match named {
-        Some(model) => choice(gateway.rag.catalog(), &model),
-        None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
+        (Some(model), _) => choice(gateway.rag.catalog(), &model),
+        (None, Modality::Image) => EmbedderChoice::Type(IMAGE_ROUTE.to_owned()),
+        (None, Modality::Text) => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
     };
     let dimensions = request.dimensions.filter(|dimensions| *dimensions > 0);
-    let embedded = embed_input(&gateway, &choice, request.input, dimensions).await?;
+    let embedded = match request.modality {
+        Modality::Image => embed_images(&gateway, &choice, request.input, dimensions).await?,
+        Modality::Text | Modality::Audio => embed_input(&gateway, &choice, request.input, dimensions).await?,
+    };
     Ok(web::Json(InfinityEmbeddingResponse {
         object: "list",
         data: encode(embedded.vectors, request.encoding_format),
@@ -135,6 +139,24 @@ pub async fn embeddings(
         id: request_id(),
         created: first_told(),
     }))
+}
+
+async fn embed_images(
+    gateway: &Gateway,
+    choice: &EmbedderChoice,
+    input: TextInput,
+    dimensions: Option<usize>,
+) -> Result<Embedded, OpenAiError> {
+    let about_input = |error: ApiError| OpenAiError::about(error.renamed("images", "input"), "input");
+    let texts = input.texts().map_err(about_input)?;
+    let images =
+        texts.iter().enumerate().map(|(index, text)| images::parse(&format!("input[{index}]"), text));
+    let images = images.collect::<Result<_, _>>().map_err(about_input)?;
+    let length = wanted_length(gateway, choice, dimensions).await?;
+    let work = gateway.rag.embed_images(choice, images);
+    let mut embedded = gateway.within_time(work).await.map_err(about_input)?;
+    cut(&mut embedded.vectors, length);
+    Ok(embedded)
 }
 
 /// List models (Infinity)

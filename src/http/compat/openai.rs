@@ -178,13 +178,21 @@ pub(super) async fn embed_input(
 ) -> Result<Embedded, OpenAiError> {
     let about_input = |error: ApiError| OpenAiError::about(error.renamed("texts", "input"), "input");
     let texts = input.texts().map_err(about_input)?;
-    let space = gateway.rag.space(choice).await?;
-    let length = length(gateway.rag.catalog(), &space, dimensions)
-        .map_err(|error| OpenAiError::about(error, "dimensions"))?;
+    let length = wanted_length(gateway, choice, dimensions).await?;
     let work = gateway.rag.embed(choice, texts, TextRole::Passage);
     let mut embedded = gateway.within_time(work).await.map_err(about_input)?;
     cut(&mut embedded.vectors, length);
     Ok(embedded)
+}
+
+/// The length that vectors get; see [`length`].
+pub(super) async fn wanted_length(
+    gateway: &Gateway,
+    choice: &EmbedderChoice,
+    dimensions: Option<usize>,
+) -> Result<usize, OpenAiError> {
+    let space = gateway.rag.space(choice).await?;
+    length(gateway.rag.catalog(), &space, dimensions).map_err(|error| OpenAiError::about(error, "dimensions"))
 }
 
 pub(super) fn encode(vectors: Vec<Vec<f32>>, encoding: Encoding) -> Vec<OpenAiEmbedding> {
