@@ -17,5 +17,6 @@ mod embed;
 mod errors;
 mod http;
 mod local_model;
+mod multilingual;
 mod openapi;
 mod search;

