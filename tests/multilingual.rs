@@ -1,7 +1,8 @@
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
+use candle_core::{Device, Tensor};
 use ragway::{
-    config::EmbedderEntry,
+    config::{EmbedderEntry, PinnedFile, Prefixes},
     models::{Embedder, Lane, TextRole, candle::bert::BertEmbedder},
 };
 use serde_json::Value;
@@ -137,4 +138,85 @@ async fn e5_tokens_say_where_they_stand() {
     let of = |token: &&ragway::models::Token| characters[token.start..token.stop].iter().collect::<String>();
     let written: String = plain.iter().map(of).collect();
     assert!(written.contains("Ｆähre") && written.contains("水曜日"), "{written}");
+}
+
+/// The entries of the hub's two multilingual models, as far as loading goes, for a small checkpoint.
+fn small_entry(name: &str, prefixes: Prefixes) -> EmbedderEntry {
+    let file = |name: &str| PinnedFile { name: name.to_owned(), sha256: "0".repeat(64) };
+    EmbedderEntry {
+        name: name.to_owned(),
+        prefixes,
+        dimension: 32,
+        max_tokens: 64,
+        files: ["model.safetensors", "tokenizer.json", "config.json"].map(file).to_vec(),
+        ..toml::from_str(E5).unwrap()
+    }
+}
+
+/// `weight` of `tests/golden/make_multilingual.py`.
+fn weight(name: &str, shape: &[usize]) -> Tensor {
+    let seed =
+        name.bytes().fold(2_166_136_261u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(16_777_619));
+    let value = |index: u32| {
+        let mut x = index.wrapping_mul(2_654_435_761).wrapping_add(seed);
+        x ^= x >> 15;
+        x = x.wrapping_mul(2_246_822_519);
+        x ^= x >> 13;
+        let value = (x >> 8) as f32 / (1 << 24) as f32 - 0.5;
+        match name.rsplit_once('.') {
+            Some((start, "weight")) if start.ends_with("LayerNorm") => value + 1.0,
+            Some((_, "bias")) => value / 16.0,
+            _ => value,
+        }
+    };
+    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u32).map(value).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// A folder with the small checkpoint's files as the hub names them.
+fn small_checkpoint(golden: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/multilingual");
+    for file in ["tokenizer.json", "config.json"] {
+        std::fs::copy(kept.join(file), folder.path().join(file)).unwrap();
+    }
+    let shapes: HashMap<String, Vec<usize>> = serde_json::from_value(golden["shapes"].clone()).unwrap();
+    let mut tensors: HashMap<String, Tensor> =
+        shapes.into_iter().map(|(name, shape)| (name.clone(), weight(&name, &shape))).collect();
+    // Published files carry this too; it is no weight.
+    let positions = Tensor::arange(0i64, 64, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    tensors.insert("embeddings.position_ids".into(), positions);
+    candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+    folder
+}
+
+/// Two models as the hub publishes them: with prefixes (E5) and without (paraphrase MiniLM).
+#[tokio::test]
+async fn hub_files_with_an_xlm_r_tokenizer_equal_the_reference() {
+    let golden = golden("multilingual/golden.json");
+    let folder = small_checkpoint(&golden);
+    for prefix in ["", "query: "] {
+        let prefixes = Prefixes { query: prefix.to_owned(), passage: String::new() };
+        let embedder = BertEmbedder::load(&small_entry("small", prefixes), folder.path()).unwrap();
+        let cases: Vec<&Value> =
+            golden["cases"].as_array().unwrap().iter().filter(|case| case["prefix"] == prefix).collect();
+        assert!(cases.len() > 10);
+        for case in &cases {
+            let (read, in_full) = read_ids(&embedder, &format!("{prefix}{}", text(case)));
+            assert_eq!(read, ids(case), "{}", case["text"]);
+            assert_eq!(in_full as u64, case["tokens_in_full"].as_u64().unwrap(), "{}", case["text"]);
+        }
+        let texts = cases.iter().map(|case| text(case)).collect();
+        let embedded = embedder.embed(texts, TextRole::Query, Lane::Interactive).await.unwrap();
+        let expected: Vec<Vec<f32>> = cases.iter().map(|case| floats(&case["vector"])).collect();
+        let farthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        for (index, vector) in embedded.vectors.iter().enumerate() {
+            let off = farthest(vector, &expected[index]);
+            assert!(off < 1e-5, "{off}: {}", cases[index]["text"]);
+            // Random weights may map all texts near one vector; these do not.
+            let others = (0..expected.len()).filter(|other| *other != index);
+            assert!(others.into_iter().all(|other| farthest(vector, &expected[other]) > 0.02));
+        }
+        assert_eq!(embedded.truncated, [cases.len() - 1]);
+    }
 }
