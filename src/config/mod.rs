@@ -3,10 +3,12 @@
 //! Absent here: I/O beyond reading the two, and any check that is left for later.
 
 mod catalog;
+mod embedder;
 mod environment;
 mod space;
 
 pub use catalog::*;
+pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 

@@ -3,12 +3,16 @@
 use std::fmt;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{EmbedderEntry, EmbedderKind, Precision};
 
 /// How token states become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// Mean over the tokens that are not padding.
+    #[default]
     Mean,
     /// State of the first token.
     Cls,
@@ -37,23 +41,37 @@ pub struct EmbeddingSpace {
     pub dimension: usize,
 }
 
+/// Hexadecimal digits of a hash that name weights.
+const HASH_DIGITS: usize = 12;
+
 impl EmbeddingSpace {
-    /// Names the space made by `model` with weights of this SHA-256.
-    pub fn new(
-        model: &str,
-        weights_sha256: &str,
-        pooling: Pooling,
-        normalize: bool,
-        prefixes: &Prefixes,
-        dimension: usize,
-    ) -> Self {
-        let weights: String = weights_sha256.chars().take(12).collect();
-        let norm = if normalize { "l2" } else { "raw" };
-        let mut id = format!("{model}@{weights}:{pooling}:{norm}:fp32");
-        if !prefixes.is_empty() {
-            id.push_str(&format!(":{:?}|{:?}", prefixes.query, prefixes.passage));
+    /// The space of an entry's vectors; nothing has to be loaded to know it.
+    ///
+    /// A server's weights cannot be seen: there the hash is of its address and its name of the
+    /// model. [`super::Catalog::space_of`] also knows of servers that share another entry's space.
+    pub fn of(entry: &EmbedderEntry) -> Self {
+        let weights = match &entry.remote {
+            Some(remote) => {
+                let server = format!("{} {}", remote.base_url, remote.model);
+                let digest = Sha256::digest(server.as_bytes());
+                digest.iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+            None => entry.weights().map_or_else(String::new, |file| file.sha256.clone()),
+        };
+        let weights: String = weights.chars().take(HASH_DIGITS).collect();
+        let pooling = match entry.kind {
+            EmbedderKind::Bert => entry.pooling.to_string(),
+            EmbedderKind::Clip | EmbedderKind::Remote => entry.kind.name().to_owned(),
+        };
+        let norm = if entry.normalize { "l2" } else { "raw" };
+        let precision = match entry.precision {
+            Precision::F32 => "fp32",
+        };
+        let mut id = format!("{}@{weights}:{pooling}:{norm}:{precision}", entry.name);
+        if !entry.prefixes.is_empty() {
+            id.push_str(&format!(":{:?}|{:?}", entry.prefixes.query, entry.prefixes.passage));
         }
-        Self { id, model: model.to_owned(), dimension }
+        Self { id, model: entry.name.clone(), dimension: entry.dimension }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     Gateway,
     error::{ApiError, Problem},
 };
+use crate::models::embedders::{ModelState, RouteStatus};
 
 /// How ragway is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,8 +22,38 @@ pub struct Health {
     /// The embedder of the route `text-embedding`.
     #[schema(example = "all-MiniLM-L6-v2")]
     model: String,
+    /// Model types with the models that serve them.
+    models: Vec<RouteHealth>,
     /// Answer backends, and whether the last attempt succeeded.
     answers: Vec<BackendHealth>,
+}
+
+/// A model type and its model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RouteHealth {
+    #[schema(example = "text-embedding")]
+    model_type: String,
+    /// Null until the first request chooses one.
+    #[schema(example = "all-MiniLM-L6-v2")]
+    model: Option<String>,
+    /// `loaded`, `loading`, `waiting` for the first request, or `failed`.
+    #[schema(example = "loaded")]
+    state: &'static str,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+impl From<RouteStatus> for RouteHealth {
+    fn from(route: RouteStatus) -> Self {
+        let (state, detail) = match route.state {
+            ModelState::Waiting => ("waiting", None),
+            ModelState::Loading => ("loading", None),
+            ModelState::Loaded => ("loaded", None),
+            ModelState::Failed(detail) => ("failed", Some(detail)),
+        };
+        Self { model_type: route.model_type, model: route.model, state, detail }
+    }
 }
 
 /// An answer backend.
@@ -32,10 +63,19 @@ pub struct BackendHealth {
     healthy: bool,
 }
 
+/// Ready, with what is loaded.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Ready {
+    #[schema(example = "ready")]
+    status: &'static str,
+    /// A model that is missing or waits for its first request does not keep the others from serving.
+    models: Vec<RouteHealth>,
+}
+
 /// A probe's answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Probe {
-    #[schema(example = "ready")]
+    #[schema(example = "alive")]
     status: &'static str,
 }
 
@@ -63,6 +103,7 @@ pub async fn health(gateway: web::Data<Gateway>) -> HttpResponse {
         status: if connected { "healthy" } else { "unhealthy" },
         database: if connected { "connected" } else { "unavailable" },
         model: gateway.text_model(),
+        models: routes(&gateway),
         answers: gateway
             .rag
             .answers()
@@ -86,16 +127,20 @@ pub async fn live() -> web::Json<Probe> {
 
 /// Readiness
 ///
-/// The database answers, and the loaded model is that of the default collection.
+/// The database answers, and the model of the default collection is loaded.
 #[utoipa::path(tag = "operation", responses(
-    (status = 200, description = "Ready", body = Probe),
+    (status = 200, description = "Ready", body = Ready),
     (status = 409, description = "The default collection is of another space", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable, or the model is missing", body = Problem, content_type = "application/problem+json"),
 ))]
 #[get("/health/ready")]
-pub async fn ready(gateway: web::Data<Gateway>) -> Result<web::Json<Probe>, ApiError> {
+pub async fn ready(gateway: web::Data<Gateway>) -> Result<web::Json<Ready>, ApiError> {
     gateway.rag.check_ready(crate::store::TenantId::DEFAULT).await?;
-    Ok(web::Json(Probe { status: "ready" }))
+    Ok(web::Json(Ready { status: "ready", models: routes(&gateway) }))
+}
+
+fn routes(gateway: &Gateway) -> Vec<RouteHealth> {
+    gateway.rag.embedders().routes().map(RouteHealth::from).collect()
 }
 
 /// Metrics
@@ -106,6 +151,10 @@ pub async fn ready(gateway: web::Data<Gateway>) -> Result<web::Json<Probe>, ApiE
 pub async fn metrics(gateway: web::Data<Gateway>) -> Result<HttpResponse, ApiError> {
     let connections = i64::from(gateway.rag.store().active_connections());
     gateway.metrics.db_connections.set(connections);
+    for (model, state) in gateway.rag.embedders().models() {
+        let loaded = gateway.metrics.model_loaded.with_label_values(&[model]);
+        loaded.set(i64::from(state == ModelState::Loaded));
+    }
     let text = gateway.metrics.render().map_err(|error| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string())
     })?;

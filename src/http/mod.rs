@@ -92,8 +92,8 @@ impl Gateway {
 
     /// Name of the embedder of texts.
     fn text_model(&self) -> String {
-        let embedder = self.rag.embedders().of_type(TEXT_ROUTE);
-        embedder.map_or_else(String::new, |embedder| embedder.space().model.clone())
+        let route = self.rag.embedders().routes().find(|route| route.model_type == TEXT_ROUTE);
+        route.and_then(|route| route.model).unwrap_or_default()
     }
 }
 

@@ -4,9 +4,11 @@
 //! document is. Only `candle` and `openai` below know a vendor.
 
 pub mod candle;
-mod embedders;
+pub mod embedders;
 pub mod openai;
+pub mod remote;
 pub mod router;
+mod server;
 
 pub use embedders::Embedders;
 
@@ -14,13 +16,23 @@ use std::time::Duration;
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
-use crate::config::EmbeddingSpace;
+use crate::config::{EmbeddingSpace, Prefixes};
 
 /// Whether a text is a question or a passage: some models want a prefix by role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextRole {
     Query,
     Passage,
+}
+
+impl TextRole {
+    /// What a model wants before a text of this role.
+    pub fn prefix(self, prefixes: &Prefixes) -> &str {
+        match self {
+            TextRole::Query => &prefixes.query,
+            TextRole::Passage => &prefixes.passage,
+        }
+    }
 }
 
 /// Whose work a model does first.
@@ -101,6 +113,22 @@ pub trait Embedder: Send + Sync {
         let model = self.space().model.clone();
         Box::pin(async { Err(ModelError::Unfit { model, reason: "it reads no images".into() }) })
     }
+}
+
+/// Tokens of `text` for a vocabulary that is not at hand, on the high side: a token for every
+/// three ASCII letters, every other visible ASCII character, every line break and every two
+/// bytes of other scripts. English comes out about a third too long.
+pub fn estimate_tokens(text: &str) -> usize {
+    let (mut letters, mut others, mut foreign_bytes) = (0, 0, 0);
+    for character in text.chars() {
+        match character {
+            'a'..='z' | 'A'..='Z' => letters += 1,
+            ' ' => {}
+            _ if character.is_ascii() => others += 1,
+            _ => foreign_bytes += character.len_utf8(),
+        }
+    }
+    usize::div_ceil(letters, 3) + others + foreign_bytes.div_ceil(2)
 }
 
 /// Who says a message of a conversation.

@@ -21,8 +21,8 @@ impl Rag {
             Some(model) => EmbedderChoice::Model(model.to_owned()),
             None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
         };
-        let embedder = self.embedder(&choice)?;
-        Ok(self.store.create_collection(tenant, name, embedder.space()).await?)
+        let space = self.space(&choice).await?;
+        Ok(self.store.create_collection(tenant, name, &space).await?)
     }
 
     /// Makes `default` where it is missing.
@@ -53,7 +53,7 @@ impl Rag {
     /// answers, and `default` is of a space that a loaded model makes.
     pub async fn check_ready(&self, tenant: TenantId) -> Result<(), RagError> {
         match self.collection_or_default(tenant, None).await {
-            Ok(collection) => self.embedder_of(&collection).map(|_| ()),
+            Ok(collection) => self.embedder_of(&collection).await.map(drop),
             Err(RagError::Store(StoreError::UnknownCollection(_))) => Ok(()),
             Err(error) => Err(error),
         }

@@ -35,7 +35,7 @@ impl Rag {
         texts: Vec<String>,
         role: TextRole,
     ) -> Result<Embedded, RagError> {
-        let embedder = self.embedder(choice)?;
+        let embedder = self.embedder(choice).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
         let embeddings = embedder.embed(texts, role, Lane::Interactive).await?;
         Ok(Embedded {
@@ -46,22 +46,37 @@ impl Rag {
         })
     }
 
-    /// The embedder that a request means.
-    pub fn embedder(&self, choice: &EmbedderChoice) -> Result<Arc<dyn Embedder>, RagError> {
-        let known = || -> Vec<String> {
-            self.embedders.routes().map(|(route, model)| format!("{route} ({model})")).collect()
+    /// The embedder that a request means, loaded.
+    pub async fn embedder(&self, choice: &EmbedderChoice) -> Result<Arc<dyn Embedder>, RagError> {
+        let found = match choice {
+            EmbedderChoice::Type(name) => self.embedders.of_type(name).await,
+            EmbedderChoice::Model(name) => self.embedders.named(name).await,
         };
-        match choice {
-            EmbedderChoice::Type(name) => self.embedders.of_type(name).cloned().ok_or_else(|| {
-                RagError::UnknownModel(format!("Unknown model type: {name}. Known: {}", known().join(", ")))
-            }),
-            EmbedderChoice::Model(name) => self.embedders.named(name).cloned().ok_or_else(|| {
-                RagError::UnknownModel(format!(
-                    "Unknown embedding model: {name}. Known: {}",
-                    known().join(", ")
-                ))
-            }),
-        }
+        Ok(found.ok_or_else(|| self.unknown(choice))??)
+    }
+
+    /// The space of the model that a request means; nothing is loaded for it.
+    pub async fn space(&self, choice: &EmbedderChoice) -> Result<EmbeddingSpace, RagError> {
+        let model = match choice {
+            EmbedderChoice::Type(name) => {
+                self.embedders.chosen(name).await.ok_or_else(|| self.unknown(choice))??
+            }
+            EmbedderChoice::Model(name) => name.clone(),
+        };
+        self.embedders.space_of(&model).cloned().ok_or_else(|| self.unknown(choice))
+    }
+
+    fn unknown(&self, choice: &EmbedderChoice) -> RagError {
+        RagError::UnknownModel(match choice {
+            EmbedderChoice::Type(name) => {
+                let known: Vec<String> = self.embedders.routes().map(|route| route.model_type).collect();
+                format!("Unknown model type: {name}. Known: {}", known.join(", "))
+            }
+            EmbedderChoice::Model(name) => {
+                let known: Vec<&str> = self.embedders.models().map(|(name, _)| name).collect();
+                format!("Unknown embedding model: {name}. Known: {}", known.join(", "))
+            }
+        })
     }
 }
 

@@ -57,7 +57,7 @@ impl Rag {
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
         let collection = self.collection_to_fill(tenant, collection).await?;
-        let embedder = self.embedder_of(&collection)?;
+        let embedder = self.embedder_of(&collection).await?;
         check_labels(&file)?;
         let (document, extracted) = tokio::task::spawn_blocking(move || read(file)).await??;
         let title = document.title.clone();
@@ -85,7 +85,7 @@ impl Rag {
             return Err(RagError::SpaceMismatch {
                 collection: collection.name.clone(),
                 stored: collection.space.id.clone(),
-                loaded: format!("a vector of {} dimensions", passage.vector.len()),
+                known: format!("a vector of {} dimensions", passage.vector.len()),
             });
         }
         Ok(self.store.save_document(tenant, collection, document, passages).await?)

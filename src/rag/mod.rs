@@ -85,12 +85,12 @@ pub enum RagError {
     /// No document of this id.
     #[error("there is no document {0}")]
     UnknownDocument(uuid::Uuid),
-    /// The collection's vectors are of a space that no loaded model makes.
+    /// The collection's vectors are of a space that no model of the catalog makes.
     #[error(
-        "collection `{collection}` holds vectors of the space `{stored}`, which no loaded model makes \
-         (loaded: {loaded}); add that model to models.toml, or make a new collection and ingest again"
+        "collection `{collection}` holds vectors of the space `{stored}`, which no model in models.toml makes \
+         (known: {known}); add that model to models.toml, or make a new collection and ingest again"
     )]
-    SpaceMismatch { collection: String, stored: String, loaded: String },
+    SpaceMismatch { collection: String, stored: String, known: String },
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),

@@ -49,7 +49,7 @@ impl Rag {
             return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_K}, is {}", request.k)));
         }
         let collection = self.collection_or_default(request.tenant, request.collection.as_deref()).await?;
-        let embedder = self.embedder_of(&collection)?;
+        let embedder = self.embedder_of(&collection).await?;
         let min_similarity = match request.threshold {
             Some(threshold) if (-1.0..=1.0).contains(&threshold) => threshold,
             Some(threshold) => {
@@ -88,12 +88,13 @@ impl Rag {
     }
 
     /// The embedder of the collection's space; another one's vectors would not be comparable.
-    pub(super) fn embedder_of(&self, collection: &Collection) -> Result<Arc<dyn Embedder>, RagError> {
-        self.embedders.of_space(&collection.space.id).cloned().ok_or_else(|| RagError::SpaceMismatch {
+    pub(super) async fn embedder_of(&self, collection: &Collection) -> Result<Arc<dyn Embedder>, RagError> {
+        let found = self.embedders.of_space(&collection.space.id).await;
+        Ok(found.ok_or_else(|| RagError::SpaceMismatch {
             collection: collection.name.clone(),
             stored: collection.space.id.clone(),
-            loaded: self.embedders.spaces().collect::<Vec<_>>().join(", "),
-        })
+            known: self.embedders.spaces().collect::<Vec<_>>().join(", "),
+        })??)
     }
 
     fn min_similarity(&self, collection: &Collection) -> f32 {

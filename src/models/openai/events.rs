@@ -6,7 +6,8 @@ use reqwest::{StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::errors::{Server, message_of};
+use super::explain;
+use crate::models::server::{Server, message_of};
 use crate::models::{GeneratedPart, GenerationStream, ModelError, Usage};
 
 /// The parts of an answer, from its events. They are read as plain JSON, so
@@ -32,7 +33,7 @@ impl Reader {
             };
             let text = match event {
                 Some(Ok(event)) => self.read(&event),
-                Some(Err(error)) => Err(self.server.explain(error)),
+                Some(Err(error)) => Err(explain(&self.server, error)),
                 None => {
                     self.ended = true;
                     return self.usage.map(|usage| (Ok(GeneratedPart::Usage(usage)), self));

@@ -6,14 +6,18 @@
 //! request is sent exactly once (the router falls back by itself; the client's
 //! retries would only delay it, and they hide `Retry-After`).
 
-mod errors;
 mod events;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use async_openai::{Client, config::Config, middleware::HttpRequestFactory};
+use async_openai::{
+    Client,
+    config::Config,
+    error::{OpenAIError, StreamError},
+    middleware::HttpRequestFactory,
+};
 use futures_util::{FutureExt, future::BoxFuture};
 use reqwest::{
     Response,
@@ -23,12 +27,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use self::errors::{Server, chain};
-use super::{GenerateRequest, GenerationStream, Generator, Message, ModelError};
+use super::{
+    GenerateRequest, GenerationStream, Generator, Message, ModelError,
+    server::{Server, chain, client},
+};
 use crate::config::OpenAiEntry;
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A model behind an OpenAI-compatible API.
 pub struct OpenAiGenerator {
     server: Server,
@@ -43,8 +47,6 @@ impl OpenAiGenerator {
     /// `key` is the value of the entry's `api_key_env`. Fails with
     /// [`ModelError::Failed`] when the key cannot stand in a header.
     pub fn new(entry: &OpenAiEntry, key: Option<SecretString>) -> Result<Self, ModelError> {
-        // Whoever installed a provider before has done the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let server = Server {
             name: entry.name.clone(),
             key_variable: entry.api_key_env.clone(),
@@ -52,11 +54,7 @@ impl OpenAiGenerator {
         };
         let endpoint = Endpoint::new(entry, key)
             .ok_or_else(|| server.failed(format!("the key in {} is no valid header", server.key_name())))?;
-        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
-        if is_this_machine(&entry.base_url) {
-            http = http.no_proxy();
-        }
-        let http = http.build().map_err(|error| server.failed(chain(&error)))?;
+        let http = client(&entry.base_url).map_err(|error| server.failed(chain(&error)))?;
         let (sender, by) = (server.clone(), http.clone());
         let once = tower::service_fn(move |request| send_once(sender.clone(), by.clone(), request));
         let client = Client::build(http, endpoint).with_http_service(once);
@@ -86,7 +84,7 @@ impl OpenAiGenerator {
         let events = timeout(self.server.timeout, chat.create_stream_byot(body))
             .await
             .map_err(|_| self.server.timed_out())?
-            .map_err(|error| self.server.explain(error))?;
+            .map_err(|error| explain(&self.server, error))?;
         Ok(events::parts(self.server.clone(), events))
     }
 }
@@ -100,21 +98,8 @@ impl Generator for OpenAiGenerator {
         self.context_tokens
     }
 
-    /// An estimate for any vocabulary, on the high side: a token for every
-    /// three ASCII letters, every other visible ASCII character, every line
-    /// break and every two bytes of other scripts. English comes out about a
-    /// third too long.
     fn count_tokens(&self, text: &str) -> usize {
-        let (mut letters, mut others, mut foreign_bytes) = (0, 0, 0);
-        for character in text.chars() {
-            match character {
-                'a'..='z' | 'A'..='Z' => letters += 1,
-                ' ' => {}
-                _ if character.is_ascii() => others += 1,
-                _ => foreign_bytes += character.len_utf8(),
-            }
-        }
-        usize::div_ceil(letters, 3) + others + foreign_bytes.div_ceil(2)
+        super::estimate_tokens(text)
     }
 
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, ModelError>> {
@@ -172,12 +157,23 @@ impl Config for Endpoint {
     }
 }
 
-fn is_this_machine(url: &url::Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
+/// What async-openai reports, as the caller sees it.
+fn explain(server: &Server, error: OpenAIError) -> ModelError {
+    match error {
+        OpenAIError::Boxed(cause) => match cause.downcast::<ModelError>() {
+            Ok(error) => *error,
+            Err(cause) => server.failed(cause.to_string()),
+        },
+        OpenAIError::Reqwest(error) => server.unreachable(error),
+        OpenAIError::StreamError(error) => match *error {
+            StreamError::EventStream(reason) => server.unavailable(format!("the answer broke off: {reason}")),
+            StreamError::UnknownEvent(_) => server.unavailable("it sent an unknown event".to_owned()),
+        },
+        OpenAIError::JSONDeserialize(error, _) => {
+            server.unavailable(format!("it sent an event that is no JSON: {error}"))
+        }
+        OpenAIError::ApiError(error) => server.unavailable(error.to_string()),
+        other => server.failed(other.to_string()),
     }
 }
 

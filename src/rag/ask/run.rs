@@ -304,7 +304,7 @@ impl Run {
             Some(ranking) => ranking,
             None => {
                 let started = Instant::now();
-                let embedder = self.rag.embedder_of(&self.collection)?;
+                let embedder = self.rag.embedder_of(&self.collection).await?;
                 let texts: Vec<&str> =
                     self.sources.iter().map(|source| source.passage.content.as_str()).collect();
                 let share = |text: &str| self.evidence.question_share(text);

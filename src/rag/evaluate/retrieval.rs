@@ -111,7 +111,7 @@ async fn run(
 async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<(), EvaluationError> {
     let texts: Vec<String> =
         batch.iter().map(|entry| format!("{} {}", entry.title, entry.text).trim().to_owned()).collect();
-    let embedder = rag.embedder_of(collection)?;
+    let embedder = rag.embedder_of(collection).await?;
     let embeddings = embedder
         .embed(texts.clone(), TextRole::Passage, Lane::Bulk)
         .await

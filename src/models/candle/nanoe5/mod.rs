@@ -23,9 +23,6 @@ use tensors::Directory;
 pub use tensors::{Q4Table, Weights};
 use tokenizer::{Vocabulary, read_replacements};
 
-/// Name of the file in a catalog entry.
-pub const FILE: &str = "e5-small-q4.bin";
-
 /// What the file holds.
 pub struct Checkpoint {
     pub config: Config,

