@@ -15,6 +15,7 @@ mod database;
 mod documents;
 mod embed;
 mod errors;
+mod evaluate;
 mod http;
 mod local_model;
 mod multilingual;

@@ -35,7 +35,7 @@ const E5: &str = r#"
 "#;
 
 /// multilingual-E5-small of the package, loaded once for all tests.
-async fn e5() -> Arc<BertEmbedder> {
+pub async fn e5() -> Arc<BertEmbedder> {
     static EMBEDDER: OnceCell<Arc<BertEmbedder>> = OnceCell::const_new();
     let load = || async {
         let entry: EmbedderEntry = toml::from_str(E5).unwrap();
