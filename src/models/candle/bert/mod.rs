@@ -1,6 +1,7 @@
 //! BERT sentence encoders.
 //!
-//! Arithmetic and pooling follow sentence-transformers (`Transformer`,
+//! [`weights`] reads the parameters, [`encoder`] is the forward pass over packed
+//! texts. Arithmetic and pooling follow sentence-transformers (`Transformer`,
 //! `Pooling`, `Normalize`); the golden vectors in `tests/golden` were recorded
 //! from it.
 
@@ -11,20 +12,26 @@ use std::{
     time::Duration,
 };
 
-use candle_core::{D, DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+mod encoder;
+#[cfg(test)]
+mod tests;
+pub mod weights;
+
+use self::{
+    encoder::Encoder,
+    weights::{BertConfig, BertWeights},
+};
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
     models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
 };
 
-/// Texts a forward pass takes: stock candle is at its best near 8, sorted by length.
-const BATCH_TEXTS: usize = 8;
+/// Tokens a forward pass takes, unless one text has more.
+const BATCH_TOKENS: usize = 4096;
 /// Texts that may wait for the model; more are refused at once.
 const QUEUE_TEXTS: usize = 16_384;
 
@@ -49,11 +56,12 @@ impl BertEmbedder {
     /// Loads `model.safetensors`, `tokenizer.json` and `config.json` from `folder`. Blocks.
     pub fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, ModelError> {
         let failed = |reason: String| ModelError::Failed { model: entry.name.clone(), reason };
-        let encoder = Encoder::load(entry, folder).map_err(|error| failed(error.to_string()))?;
-        if encoder.dimension != entry.dimension {
+        let encoder = BertModel::load(entry, folder).map_err(|error| failed(error.to_string()))?;
+        if encoder.encoder.dimension() != entry.dimension {
             return Err(failed(format!(
                 "models.toml says dimension {}, the weights have {}",
-                entry.dimension, encoder.dimension
+                entry.dimension,
+                encoder.encoder.dimension()
             )));
         }
         let weights = entry.files.iter().find(|file| file.name == "model.safetensors");
@@ -152,14 +160,13 @@ impl Embedder for BertEmbedder {
 }
 
 /// The model itself, owned by its thread.
-struct Encoder {
+struct BertModel {
     name: String,
-    model: BertModel,
+    encoder: Encoder,
     tokenizer: Arc<Tokenizer>,
     pooling: Pooling,
     normalize: bool,
     max_tokens: usize,
-    dimension: usize,
 }
 
 /// Token ids of one text, cut to what the model reads.
@@ -170,9 +177,9 @@ struct Tokens {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Encoder {
+impl BertModel {
     fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, AnyError> {
-        let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+        let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
         if entry.max_tokens > config.max_position_embeddings {
             let most = config.max_position_embeddings;
             return Err(
@@ -184,15 +191,14 @@ impl Encoder {
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);
         let weights = std::fs::read(folder.join("model.safetensors"))?;
-        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
+        let weights = BertWeights::from_safetensors(weights, &config)?;
         Ok(Self {
             name: entry.name.clone(),
-            model: BertModel::load(weights, &config)?,
+            encoder: Encoder::new(&config, weights)?,
             tokenizer: Arc::new(tokenizer),
             pooling: entry.pooling,
             normalize: entry.normalize,
             max_tokens: entry.max_tokens,
-            dimension: config.hidden_size,
         })
     }
 
@@ -216,19 +222,21 @@ impl Encoder {
     /// `abandoned` is asked between batches: nobody waits for the rest.
     fn embed(&self, texts: &[String], abandoned: &dyn Fn() -> bool) -> Result<Embeddings, AnyError> {
         let tokens = texts.iter().map(|text| self.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
-        // Texts of like length share a batch, so that little of it is padding.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&index| tokens[index].ids.len());
-        let mut vectors = vec![Vec::new(); tokens.len()];
-        for batch in order.chunks(BATCH_TEXTS) {
+        let mut vectors = Vec::with_capacity(tokens.len());
+        let mut rest = tokens.as_slice();
+        while !rest.is_empty() {
             if abandoned() {
                 return Err("the caller left".into());
             }
-            let ids: Vec<&[u32]> = batch.iter().map(|&index| tokens[index].ids.as_slice()).collect();
-            let embedded = Device::Cpu.with_context(|| self.forward(&ids))?;
-            for (&index, vector) in batch.iter().zip(embedded) {
-                vectors[index] = vector;
-            }
+            let mut total = 0;
+            let fits = |text: &&Tokens| {
+                total += text.ids.len();
+                total <= BATCH_TOKENS
+            };
+            let (batch, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            let ids: Vec<&[u32]> = batch.iter().map(|text| text.ids.as_slice()).collect();
+            vectors.extend(self.encoder.encode(&ids, self.pooling, self.normalize)?);
+            rest = after;
         }
         Ok(Embeddings {
             vectors,
@@ -246,34 +254,5 @@ impl Encoder {
             ids.push(end);
         }
         Ok(Tokens { ids, truncated })
-    }
-
-    /// Ids of `n` texts → `n` vectors of the model's dimension.
-    fn forward(&self, texts: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let shape = (texts.len(), longest);
-        let (mut ids, mut mask) = (vec![0u32; shape.0 * shape.1], vec![0f32; shape.0 * shape.1]);
-        for (row, text) in texts.iter().enumerate() {
-            let start = row * longest;
-            ids[start..start + text.len()].copy_from_slice(text);
-            mask[start..start + text.len()].fill(1.0);
-        }
-        let ids = Tensor::from_vec(ids, shape, &Device::Cpu)?;
-        let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
-        let states = self.model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-        let pooled = match self.pooling {
-            Pooling::Mean => {
-                let sum = states.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?.sum(1)?;
-                sum.broadcast_div(&mask.sum_keepdim(1)?)?
-            }
-            Pooling::Cls => states.narrow(1, 0, 1)?.squeeze(1)?,
-        };
-        let pooled = if self.normalize {
-            let length = pooled.sqr()?.sum_keepdim(1)?.sqrt()?;
-            pooled.broadcast_div(&length)?
-        } else {
-            pooled
-        };
-        pooled.to_vec2()
     }
 }
