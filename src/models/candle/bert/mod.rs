@@ -16,7 +16,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-mod encoder;
+pub mod encoder;
 #[cfg(test)]
 mod tests;
 pub mod weights;
