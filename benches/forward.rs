@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     for _ in 0..TURNS {
         gemm.push(candle_product()?);
         own.push(own_product());
-        packed.push(seconds(|| encoder.encode(&ids, Pooling::Mean, true).map(drop))?);
+        packed.push(seconds(|| encoder.encode(&ids, Pooling::Mean, true, &|| {}).map(drop))?);
         padded.push(seconds(|| stock_all(&stock, &ids))?);
     }
     let peak = gemm.iter().chain(&own).copied().fold(0.0, f64::max);
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
         let text: &[u32] = &ids.concat()[..length];
         let mut times = Vec::new();
         for _ in 0..200 {
-            times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true).map(drop))? * 1e3);
+            times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true, &|| {}).map(drop))? * 1e3);
         }
         times.sort_by(f64::total_cmp);
         println!("one text of {length:3} tokens: P50 {:.2} ms, P95 {:.2} ms", times[100], times[190]);

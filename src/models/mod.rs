@@ -7,6 +7,7 @@ pub mod candle;
 mod embedders;
 pub mod openai;
 pub mod router;
+pub mod scheduler;
 
 pub use embedders::Embedders;
 

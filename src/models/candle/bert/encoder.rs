@@ -12,7 +12,7 @@ use ragway_kernels::{
 use rayon::prelude::*;
 
 use super::weights::{BertConfig, BertWeights, EmbeddingTable, LayerWeights, LinearWeights, NormWeights};
-use crate::config::Pooling;
+use crate::{config::Pooling, models::scheduler::Pause};
 
 /// Tokens that one thread takes through all layers at once: enough that the weights are read from
 /// memory slower than they are used, few enough that the states stay in the second-level cache.
@@ -113,32 +113,40 @@ impl Encoder {
     /// Token ids of `n` texts → `n` vectors, each of length 1 where `normalize`.
     ///
     /// Runs on rayon's pool. What memory it takes is bounded by the threads and the longest text,
-    /// not by `n`. A vector does not depend on the texts beside it.
+    /// not by `n`. A vector does not depend on the texts beside it. `pause` is called between any
+    /// two products.
     pub fn encode(
         &self,
         texts: &[&[u32]],
         pooling: Pooling,
         normalize: bool,
+        pause: Pause<'_>,
     ) -> Result<Vec<Vec<f32>>, EncodeError> {
         self.check(texts)?;
         let threads = rayon::current_num_threads();
         let tokens: usize = texts.iter().map(|text| text.len()).sum();
-        let encode = |texts: &[&[u32]], team: Team| {
-            let mut vectors = self.forward(texts, team, pooling);
-            if normalize {
-                vectors.iter_mut().for_each(|vector| l2_normalize(vector));
+        let mut vectors = if tokens <= threads * GROUP_TOKENS {
+            // Too little for a group a thread: the threads share each product.
+            let team = Team { isa: self.isa, threads };
+            rayon::scope(|_| self.forward(texts, team, pooling, pause))
+        } else {
+            // Long texts first: so all threads end at about the same time.
+            let mut order: Vec<usize> = (0..texts.len()).collect();
+            order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
+            let sorted: Vec<&[u32]> = order.iter().map(|&index| texts[index]).collect();
+            let groups: Vec<&[&[u32]]> = groups(&sorted).collect();
+            let team = Team::alone(self.isa);
+            let encode = |group: &[&[u32]]| self.forward(group, team, pooling, pause);
+            let encoded: Vec<_> = groups.into_par_iter().with_max_len(1).map(encode).collect();
+            let mut vectors = vec![Vec::new(); texts.len()];
+            for (index, vector) in order.into_iter().zip(encoded.into_iter().flatten()) {
+                vectors[index] = vector;
             }
             vectors
         };
-        let vectors: Vec<Vec<f32>> = if tokens <= threads * GROUP_TOKENS {
-            // Too little for a group a thread: the threads share each product.
-            let team = Team { isa: self.isa, threads };
-            rayon::scope(|_| encode(texts, team))
-        } else {
-            let groups: Vec<&[&[u32]]> = groups(texts).collect();
-            let alone = Team::alone(self.isa);
-            groups.into_par_iter().with_max_len(1).flat_map_iter(|group| encode(group, alone)).collect()
-        };
+        if normalize {
+            vectors.iter_mut().for_each(|vector| l2_normalize(vector));
+        }
         if vectors.iter().flatten().all(|number| number.is_finite()) {
             Ok(vectors)
         } else {
@@ -160,7 +168,7 @@ impl Encoder {
     }
 
     /// Takes a group of texts through all layers.
-    fn forward(&self, texts: &[&[u32]], team: Team, pooling: Pooling) -> Vec<Vec<f32>> {
+    fn forward(&self, texts: &[&[u32]], team: Team, pooling: Pooling, pause: Pause<'_>) -> Vec<Vec<f32>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut workspace =
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
@@ -170,11 +178,15 @@ impl Encoder {
         let (context, inner) = (context.as_mut_slice(), inner.as_mut_slice());
         self.look_up(texts, states);
         for layer in &self.layers {
+            pause();
             layer.qkv.multiply(team, states, Epilogue::Store, qkv);
+            pause();
             self.attention.run(team, qkv, &lengths, context, attention);
             layer.attention_output.multiply(team, context, Epilogue::Add, states);
             self.normalise(&layer.attention_norm, states);
+            pause();
             layer.intermediate.multiply(team, states, Epilogue::Gelu, inner);
+            pause();
             layer.output.multiply(team, inner, Epilogue::Add, states);
             self.normalise(&layer.output_norm, states);
         }

@@ -5,16 +5,14 @@
 //! `Pooling`, `Normalize`); the golden vectors in `tests/golden` were recorded
 //! from it.
 
-use std::{
-    path::Path,
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, try_join_all},
+};
 use tokenizers::Tokenizer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::spawn_blocking;
 
 pub mod encoder;
 #[cfg(test)]
@@ -27,43 +25,47 @@ use self::{
 };
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
-    models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
+    models::{
+        Embedder, Embeddings, Lane, ModelError, TextRole, Token,
+        scheduler::{BatchModel, Limits, Pause, Scheduler},
+    },
 };
 
-/// Tokens a forward pass takes, unless one text has more.
-const BATCH_TOKENS: usize = 4096;
-/// Texts that may wait for the model; more are refused at once.
-const QUEUE_TEXTS: usize = 16_384;
+/// In tokens. Interactive items pass a bulk batch between any two of its products, so that a bulk
+/// batch may be as long as it is efficient.
+const LIMITS: Limits =
+    Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_millis(300) };
+/// Texts that one thread tokenises at least: a few take less time than waking another.
+const TEXTS_A_THREAD: usize = 32;
 
-/// A BERT encoder on a thread of its own: jobs in, one-shot replies out.
+/// A BERT encoder behind a scheduler.
 pub struct BertEmbedder {
     space: EmbeddingSpace,
     prefixes: Prefixes,
-    tokenizer: Arc<Tokenizer>,
-    max_tokens: usize,
-    waiting: Arc<Semaphore>,
-    jobs: mpsc::Sender<Job>,
-}
-
-struct Job {
-    texts: Vec<String>,
-    reply: oneshot::Sender<Result<Embeddings, ModelError>>,
-    span: tracing::Span,
-    _permit: OwnedSemaphorePermit,
+    tokenizer: Arc<TextTokenizer>,
+    scheduler: Scheduler<SentenceEncoder>,
 }
 
 impl BertEmbedder {
     /// Loads `model.safetensors`, `tokenizer.json` and `config.json` from `folder`. Blocks.
     pub fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, ModelError> {
         let failed = |reason: String| ModelError::Failed { model: entry.name.clone(), reason };
-        let encoder = BertModel::load(entry, folder).map_err(|error| failed(error.to_string()))?;
-        if encoder.encoder.dimension() != entry.dimension {
+        let encoder = load_encoder(folder).map_err(|error| failed(error.to_string()))?;
+        if encoder.dimension() != entry.dimension {
             return Err(failed(format!(
                 "models.toml says dimension {}, the weights have {}",
                 entry.dimension,
-                encoder.encoder.dimension()
+                encoder.dimension()
             )));
         }
+        if entry.max_tokens > encoder.positions() {
+            return Err(failed(format!(
+                "models.toml says max_tokens {}, the model reads {}",
+                entry.max_tokens,
+                encoder.positions()
+            )));
+        }
+        let tokenizer = TextTokenizer::load(entry, folder).map_err(|error| failed(error.to_string()))?;
         let weights = entry.files.iter().find(|file| file.name == "model.safetensors");
         let space = EmbeddingSpace::new(
             &entry.name,
@@ -73,37 +75,33 @@ impl BertEmbedder {
             &entry.prefixes,
             entry.dimension,
         );
-        let tokenizer = Arc::clone(&encoder.tokenizer);
-        let (jobs, inbox) = mpsc::channel();
-        thread::Builder::new()
-            .name(format!("embed-{}", entry.name))
-            .spawn(move || encoder.serve(&inbox))
-            .map_err(|error| failed(error.to_string()))?;
+        let model = SentenceEncoder {
+            name: entry.name.clone(),
+            encoder,
+            pooling: entry.pooling,
+            normalize: entry.normalize,
+        };
         Ok(Self {
             space,
             prefixes: entry.prefixes.clone(),
-            tokenizer,
-            max_tokens: entry.max_tokens,
-            waiting: Arc::new(Semaphore::new(QUEUE_TEXTS)),
-            jobs,
+            tokenizer: Arc::new(tokenizer),
+            scheduler: Scheduler::start(&entry.name, LIMITS, model)?,
         })
     }
 
-    async fn run(&self, texts: Vec<String>, role: TextRole) -> Result<Embeddings, ModelError> {
-        // A batch larger than the whole queue may still run alone.
-        let weight = u32::try_from(texts.len().clamp(1, QUEUE_TEXTS)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.waiting).try_acquire_many_owned(weight).map_err(|_| {
-            ModelError::Overloaded { model: self.space.model.clone(), retry_after: Duration::from_secs(1) }
-        })?;
-        let (reply, answer) = oneshot::channel();
-        let job =
-            Job { texts: self.prefixed(texts, role), reply, span: tracing::Span::current(), _permit: permit };
-        let stopped = || ModelError::Failed {
-            model: self.space.model.clone(),
-            reason: "its thread has stopped; restart ragway".into(),
-        };
-        self.jobs.send(job).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+    async fn run(&self, texts: Vec<String>, role: TextRole, lane: Lane) -> Result<Embeddings, ModelError> {
+        let texts = self.prefixed(texts, role);
+        let tokenized = self.tokenizer.tokenize_all(texts).await.map_err(|error| self.failed(error))?;
+        let truncated = (0..tokenized.len()).filter(|&index| tokenized[index].truncated).collect();
+        let costs: Vec<usize> = tokenized.iter().map(|text| text.ids.len()).collect();
+        let tokens = costs.iter().sum();
+        let items = tokenized.into_iter().map(|text| text.ids).zip(costs).collect();
+        let vectors = self.scheduler.submit(items, lane).await?;
+        Ok(Embeddings { vectors, truncated, tokens })
+    }
+
+    fn failed(&self, error: AnyError) -> ModelError {
+        ModelError::Failed { model: self.space.model.clone(), reason: error.to_string() }
     }
 
     fn prefixed(&self, texts: Vec<String>, role: TextRole) -> Vec<String> {
@@ -124,18 +122,17 @@ impl Embedder for BertEmbedder {
     }
 
     fn max_tokens(&self) -> usize {
-        self.max_tokens
+        self.tokenizer.max_tokens
     }
 
     fn count_tokens(&self, text: &str) -> usize {
         // The tokenizer fails on no text: WordPiece has an unknown token.
-        self.tokenizer.encode_fast(text, false).map_or(0, |encoding| encoding.len())
+        self.tokenizer.inner.encode_fast(text, false).map_or(0, |encoding| encoding.len())
     }
 
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        let encoding = self.tokenizer.encode_char_offsets(text, special).map_err(|error| {
-            ModelError::Failed { model: self.space.model.clone(), reason: error.to_string() }
-        })?;
+        let encoding =
+            self.tokenizer.inner.encode_char_offsets(text, special).map_err(|error| self.failed(error))?;
         let special = encoding.get_special_tokens_mask();
         let parts =
             encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets()).zip(special);
@@ -153,106 +150,86 @@ impl Embedder for BertEmbedder {
         &self,
         texts: Vec<String>,
         role: TextRole,
-        _lane: Lane,
+        lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.run(texts, role).boxed()
+        self.run(texts, role, lane).boxed()
     }
 }
 
-/// The model itself, owned by its thread.
-struct BertModel {
+/// Token ids → vectors, as the scheduler wants it.
+struct SentenceEncoder {
     name: String,
     encoder: Encoder,
-    tokenizer: Arc<Tokenizer>,
     pooling: Pooling,
     normalize: bool,
+}
+
+impl BatchModel for SentenceEncoder {
+    type Item = Vec<u32>;
+    type Output = Vec<f32>;
+
+    fn run(&self, items: &[&Vec<u32>], pause: Pause<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
+        let texts: Vec<&[u32]> = items.iter().map(|ids| ids.as_slice()).collect();
+        self.encoder
+            .encode(&texts, self.pooling, self.normalize, pause)
+            .map_err(|error| ModelError::Failed { model: self.name.clone(), reason: error.to_string() })
+    }
+}
+
+/// Cuts texts to what the model reads.
+struct TextTokenizer {
+    inner: Tokenizer,
     max_tokens: usize,
 }
 
-/// Token ids of one text, cut to what the model reads.
-struct Tokens {
+/// Token ids of one text.
+struct Tokenized {
     ids: Vec<u32>,
     truncated: bool,
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-impl BertModel {
+impl TextTokenizer {
     fn load(entry: &EmbedderEntry, folder: &Path) -> Result<Self, AnyError> {
-        let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
-        if entry.max_tokens > config.max_position_embeddings {
-            let most = config.max_position_embeddings;
-            return Err(
-                format!("models.toml says max_tokens {}, the model reads {most}", entry.max_tokens).into()
-            );
-        }
-        let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
+        let mut inner = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         // The file of a published model often carries the limits of its training.
-        tokenizer.with_truncation(None)?;
-        tokenizer.with_padding(None);
-        let weights = std::fs::read(folder.join("model.safetensors"))?;
-        let weights = BertWeights::from_safetensors(weights, &config)?;
-        Ok(Self {
-            name: entry.name.clone(),
-            encoder: Encoder::new(&config, weights)?,
-            tokenizer: Arc::new(tokenizer),
-            pooling: entry.pooling,
-            normalize: entry.normalize,
-            max_tokens: entry.max_tokens,
-        })
+        inner.with_truncation(None)?;
+        inner.with_padding(None);
+        Ok(Self { inner, max_tokens: entry.max_tokens })
     }
 
-    /// Works until every sender is gone.
-    fn serve(&self, inbox: &mpsc::Receiver<Job>) {
-        while let Ok(job) = inbox.recv() {
-            if job.reply.is_closed() {
-                continue; // The caller left while its job waited.
-            }
-            let result = job.span.in_scope(|| {
-                self.embed(&job.texts, &|| job.reply.is_closed()).map_err(|error| ModelError::Failed {
-                    model: self.name.clone(),
-                    reason: error.to_string(),
-                })
-            });
-            // An error here means that the caller left meanwhile.
-            let _ = job.reply.send(result);
+    /// On tokio's blocking threads and not on rayon's pool, where a forward pass would have to
+    /// wait for it.
+    async fn tokenize_all(self: &Arc<Self>, mut texts: Vec<String>) -> Result<Vec<Tokenized>, AnyError> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let share = texts.len().div_ceil(threads).max(TEXTS_A_THREAD);
+        let mut parts = Vec::new();
+        while !texts.is_empty() {
+            let rest = texts.split_off(share.min(texts.len()));
+            let part = std::mem::replace(&mut texts, rest);
+            let tokenizer = Arc::clone(self);
+            let work =
+                move || part.iter().map(|text| tokenizer.tokenize(text)).collect::<Result<Vec<_>, _>>();
+            parts.push(async { spawn_blocking(work).await? });
         }
-    }
-
-    /// `abandoned` is asked between batches: nobody waits for the rest.
-    fn embed(&self, texts: &[String], abandoned: &dyn Fn() -> bool) -> Result<Embeddings, AnyError> {
-        let tokens = texts.iter().map(|text| self.tokenize(text)).collect::<Result<Vec<_>, _>>()?;
-        let mut vectors = Vec::with_capacity(tokens.len());
-        let mut rest = tokens.as_slice();
-        while !rest.is_empty() {
-            if abandoned() {
-                return Err("the caller left".into());
-            }
-            let mut total = 0;
-            let fits = |text: &&Tokens| {
-                total += text.ids.len();
-                total <= BATCH_TOKENS
-            };
-            let (batch, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-            let ids: Vec<&[u32]> = batch.iter().map(|text| text.ids.as_slice()).collect();
-            vectors.extend(self.encoder.encode(&ids, self.pooling, self.normalize)?);
-            rest = after;
-        }
-        Ok(Embeddings {
-            vectors,
-            truncated: (0..tokens.len()).filter(|&index| tokens[index].truncated).collect(),
-            tokens: tokens.iter().map(|tokens| tokens.ids.len()).sum(),
-        })
+        Ok(try_join_all(parts).await?.into_iter().flatten().collect())
     }
 
     /// `[CLS] … [SEP]`, the middle cut where it is too long, as the reference does.
-    fn tokenize(&self, text: &str) -> Result<Tokens, AnyError> {
-        let mut ids = self.tokenizer.encode_fast(text, true)?.get_ids().to_vec();
+    fn tokenize(&self, text: &str) -> Result<Tokenized, AnyError> {
+        let mut ids = self.inner.encode_fast(text, true)?.get_ids().to_vec();
         let truncated = ids.len() > self.max_tokens;
         if truncated && let Some(&end) = ids.last() {
             ids.truncate(self.max_tokens - 1);
             ids.push(end);
         }
-        Ok(Tokens { ids, truncated })
+        Ok(Tokenized { ids, truncated })
     }
+}
+
+fn load_encoder(folder: &Path) -> Result<Encoder, AnyError> {
+    let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+    let weights = BertWeights::from_safetensors(std::fs::read(folder.join("model.safetensors"))?, &config)?;
+    Ok(Encoder::new(&config, weights)?)
 }

@@ -86,8 +86,8 @@ fn agrees_with_candles_own_model() {
     .unwrap();
     let encoder = encoder(&file);
     let texts = texts();
-    let mean = encoder.encode(&slices(&texts), Pooling::Mean, false).unwrap();
-    let first = encoder.encode(&slices(&texts), Pooling::Cls, false).unwrap();
+    let mean = encoder.encode(&slices(&texts), Pooling::Mean, false, &|| {}).unwrap();
+    let first = encoder.encode(&slices(&texts), Pooling::Cls, false, &|| {}).unwrap();
     for ((text, mean), first) in texts.iter().zip(&mean).zip(&first) {
         let ids = Tensor::new(text.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
         let states = stock.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap().squeeze(0).unwrap();
@@ -102,9 +102,9 @@ fn agrees_with_candles_own_model() {
 fn a_vector_does_not_depend_on_its_neighbours() {
     let encoder = encoder(&random_file());
     let texts: Vec<Vec<u32>> = texts().into_iter().cycle().take(60).collect();
-    let together = encoder.encode(&slices(&texts), Pooling::Mean, true).unwrap();
+    let together = encoder.encode(&slices(&texts), Pooling::Mean, true, &|| {}).unwrap();
     for (text, together) in texts.iter().zip(&together) {
-        let alone = &encoder.encode(&[text], Pooling::Mean, true).unwrap()[0];
+        let alone = &encoder.encode(&[text], Pooling::Mean, true, &|| {}).unwrap()[0];
         let off = alone.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(off < 1e-5, "{} tokens: {off}", text.len());
         let length: f32 = together.iter().map(|number| number * number).sum();
@@ -115,11 +115,11 @@ fn a_vector_does_not_depend_on_its_neighbours() {
 #[test]
 fn refuses_what_it_cannot_read() {
     let encoder = encoder(&random_file());
-    let encode = |text: &[u32]| encoder.encode(&[&[1], text], Pooling::Mean, true);
+    let encode = |text: &[u32]| encoder.encode(&[&[1], text], Pooling::Mean, true, &|| {});
     assert!(matches!(encode(&[]), Err(EncodeError::Length(0, 96))));
     assert!(matches!(encode(&[1; 97]), Err(EncodeError::Length(97, 96))));
     assert!(matches!(encode(&[50]), Err(EncodeError::Vocabulary(50, 50))));
-    assert!(encoder.encode(&[], Pooling::Mean, true).unwrap().is_empty());
+    assert!(encoder.encode(&[], Pooling::Mean, true, &|| {}).unwrap().is_empty());
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn never_returns_what_is_not_finite() {
     let mut weights = BertWeights::from_safetensors(random_file(), &config()).unwrap();
     weights.layers[2].output.bias[5] = f32::INFINITY;
     let encoder = Encoder::new(&config(), weights).unwrap();
-    let result = encoder.encode(&[&[1, 2, 3]], Pooling::Mean, true);
+    let result = encoder.encode(&[&[1, 2, 3]], Pooling::Mean, true, &|| {});
     assert!(matches!(result, Err(EncodeError::NotFinite)), "{result:?}");
 }
 
