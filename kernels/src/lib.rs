@@ -15,6 +15,8 @@ mod buffer;
 mod matmul;
 mod rows;
 mod team;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub use activation::{gelu, quick_gelu};
