@@ -8,6 +8,7 @@ pub mod embedders;
 pub mod openai;
 pub mod remote;
 pub mod router;
+pub mod scheduler;
 mod server;
 
 pub use embedders::Embedders;

@@ -13,25 +13,25 @@ mod reader;
 mod tensors;
 mod tokenizer;
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use candle_transformers::models::bert::Config;
 use tokenizers::Tokenizer;
 
-use reader::Reader;
-use tensors::Directory;
-pub use tensors::{Q4Table, Weights};
-use tokenizer::{Vocabulary, read_replacements};
+use self::{
+    reader::Reader,
+    tensors::Directory,
+    tokenizer::{Vocabulary, read_replacements},
+};
+use super::bert::weights::{
+    BertConfig, BertWeights, BlockQ4_0, EmbeddingTable, HiddenAct, LayerWeights, LinearWeights, NormWeights,
+};
 
 /// What the file holds.
 pub struct Checkpoint {
-    pub config: Config,
+    pub config: BertConfig,
     pub tokenizer: Tokenizer,
-    /// One row a token, left in its blocks: as 32-bit weights it would take seven times the memory.
-    pub words: Q4Table,
-    /// Everything else, under the names of published BERT checkpoints
-    /// (`encoder.layer.0.attention.self.query.weight`).
-    pub weights: BTreeMap<String, Weights>,
+    /// The word rows stay in their blocks: as 32-bit numbers they would take seven times the memory.
+    pub weights: BertWeights,
 }
 
 /// Why a file cannot be read.
@@ -50,18 +50,21 @@ impl Checkpoint {
         let mut reader = Reader::new(file);
         let header = Header::read(&mut reader)?;
         let vocabulary = Vocabulary::read(&mut reader, header.vocabulary)?;
-        let padding = vocabulary.padding;
         let replacements = read_replacements(&mut reader)?;
-        let count = OUTER.len() + 1 + header.layers * LAYER.len();
+        let count = TENSORS_OUTSIDE + header.layers * TENSORS_OF_A_LAYER;
         let directory = Directory::read(file, &mut reader, count)?;
         Ok(Self {
-            words: directory.table("emb.word", header.vocabulary, header.hidden)?,
             weights: header.weights(&directory)?,
             tokenizer: tokenizer::build(vocabulary, &replacements)?,
-            config: header.config(padding),
+            config: header.config(),
         })
     }
 }
+
+/// The words, the positions, the types and the two of their normalisation.
+const TENSORS_OUTSIDE: usize = 5;
+/// Weights and biases of six products and two normalisations.
+const TENSORS_OF_A_LAYER: usize = 16;
 
 /// Sizes of the encoder.
 struct Header {
@@ -74,46 +77,6 @@ struct Header {
     types: usize,
     epsilon: f32,
 }
-
-/// Which sizes a tensor has.
-#[derive(Clone, Copy)]
-enum Shape {
-    Hidden,
-    Inner,
-    HiddenByHidden,
-    InnerByHidden,
-    HiddenByInner,
-    PositionsByHidden,
-    TypesByHidden,
-}
-
-/// Names in the file and in published checkpoints, outside the layers; `emb.word` is apart.
-const OUTER: [(&str, &str, Shape); 4] = [
-    ("emb.pos", "embeddings.position_embeddings.weight", Shape::PositionsByHidden),
-    ("emb.type", "embeddings.token_type_embeddings.weight", Shape::TypesByHidden),
-    ("emb.ln.w", "embeddings.LayerNorm.weight", Shape::Hidden),
-    ("emb.ln.b", "embeddings.LayerNorm.bias", Shape::Hidden),
-];
-
-/// The same of each layer, after `l<i>.` and `encoder.layer.<i>.`.
-const LAYER: [(&str, &str, Shape); 16] = [
-    ("q.w", "attention.self.query.weight", Shape::HiddenByHidden),
-    ("q.b", "attention.self.query.bias", Shape::Hidden),
-    ("k.w", "attention.self.key.weight", Shape::HiddenByHidden),
-    ("k.b", "attention.self.key.bias", Shape::Hidden),
-    ("v.w", "attention.self.value.weight", Shape::HiddenByHidden),
-    ("v.b", "attention.self.value.bias", Shape::Hidden),
-    ("ao.w", "attention.output.dense.weight", Shape::HiddenByHidden),
-    ("ao.b", "attention.output.dense.bias", Shape::Hidden),
-    ("aln.w", "attention.output.LayerNorm.weight", Shape::Hidden),
-    ("aln.b", "attention.output.LayerNorm.bias", Shape::Hidden),
-    ("fi.w", "intermediate.dense.weight", Shape::InnerByHidden),
-    ("fi.b", "intermediate.dense.bias", Shape::Inner),
-    ("fo.w", "output.dense.weight", Shape::HiddenByInner),
-    ("fo.b", "output.dense.bias", Shape::Hidden),
-    ("oln.w", "output.LayerNorm.weight", Shape::Hidden),
-    ("oln.b", "output.LayerNorm.bias", Shape::Hidden),
-];
 
 impl Header {
     fn read(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
@@ -136,7 +99,7 @@ impl Header {
             epsilon: reader.f32("the epsilon")?,
         };
         let block = reader.count(1 << 10, "the block size")?;
-        if block != tensors::BLOCK_WEIGHTS {
+        if block != BlockQ4_0::NUMBERS {
             return Err(FormatError(format!("its blocks have {block} weights, not 32")));
         }
         let none = [header.hidden, header.heads, header.positions, header.types].contains(&0);
@@ -146,46 +109,57 @@ impl Header {
         Ok(header)
     }
 
-    fn config(&self, padding: usize) -> Config {
-        Config {
-            vocab_size: self.vocabulary,
+    fn config(&self) -> BertConfig {
+        BertConfig {
             hidden_size: self.hidden,
-            num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
+            num_hidden_layers: self.layers,
             intermediate_size: self.inner,
             max_position_embeddings: self.positions,
-            type_vocab_size: self.types,
-            layer_norm_eps: f64::from(self.epsilon),
-            pad_token_id: padding,
-            // The rest is what BERT has by default: exact GELU, absolute positions.
-            ..Config::default()
+            vocab_size: self.vocabulary,
+            layer_norm_eps: self.epsilon,
+            hidden_act: HiddenAct::Gelu,
         }
     }
 
-    fn weights(&self, directory: &Directory<'_>) -> Result<BTreeMap<String, Weights>, FormatError> {
-        let mut weights = BTreeMap::new();
-        for (name, published, shape) in OUTER {
-            weights.insert(published.to_owned(), directory.weights(name, &self.shape(shape))?);
-        }
-        for layer in 0..self.layers {
-            for (name, published, shape) in LAYER {
-                let tensor = directory.weights(&format!("l{layer}.{name}"), &self.shape(shape))?;
-                weights.insert(format!("encoder.layer.{layer}.{published}"), tensor);
-            }
-        }
-        Ok(weights)
+    fn weights(&self, directory: &Directory<'_>) -> Result<BertWeights, FormatError> {
+        let mut token_type = directory.weights("emb.type", self.types * self.hidden)?;
+        token_type.truncate(self.hidden);
+        Ok(BertWeights {
+            word: EmbeddingTable::Q4_0(directory.table("emb.word", self.vocabulary, self.hidden)?),
+            position: directory.weights("emb.pos", self.positions * self.hidden)?,
+            token_type,
+            norm: self.norm(directory, "emb.ln")?,
+            layers: (0..self.layers).map(|layer| self.layer(directory, layer)).collect::<Result<_, _>>()?,
+        })
     }
 
-    fn shape(&self, shape: Shape) -> Vec<usize> {
-        match shape {
-            Shape::Hidden => vec![self.hidden],
-            Shape::Inner => vec![self.inner],
-            Shape::HiddenByHidden => vec![self.hidden, self.hidden],
-            Shape::InnerByHidden => vec![self.inner, self.hidden],
-            Shape::HiddenByInner => vec![self.hidden, self.inner],
-            Shape::PositionsByHidden => vec![self.positions, self.hidden],
-            Shape::TypesByHidden => vec![self.types, self.hidden],
-        }
+    fn layer(&self, directory: &Directory<'_>, layer: usize) -> Result<LayerWeights, FormatError> {
+        let linear = |name: &str, outputs: usize, inputs: usize| {
+            Ok::<_, FormatError>(LinearWeights {
+                weight: directory.weights(&format!("l{layer}.{name}.w"), outputs * inputs)?,
+                bias: directory.weights(&format!("l{layer}.{name}.b"), outputs)?,
+            })
+        };
+        let norm = |name: &str| self.norm(directory, &format!("l{layer}.{name}"));
+        let (hidden, inner) = (self.hidden, self.inner);
+        Ok(LayerWeights {
+            query: linear("q", hidden, hidden)?,
+            key: linear("k", hidden, hidden)?,
+            value: linear("v", hidden, hidden)?,
+            attention_output: linear("ao", hidden, hidden)?,
+            attention_norm: norm("aln")?,
+            intermediate: linear("fi", inner, hidden)?,
+            output: linear("fo", hidden, inner)?,
+            output_norm: norm("oln")?,
+        })
+    }
+
+    fn norm(&self, directory: &Directory<'_>, name: &str) -> Result<NormWeights, FormatError> {
+        Ok(NormWeights {
+            gain: directory.weights(&format!("{name}.w"), self.hidden)?,
+            bias: directory.weights(&format!("{name}.b"), self.hidden)?,
+        })
     }
 }
 

@@ -5,68 +5,10 @@ use std::collections::BTreeMap;
 use half::f16;
 
 use super::{FormatError, reader::Reader};
+use crate::models::candle::bert::weights::BlockQ4_0;
 
-/// Weights of a Q4_0 block.
-pub const BLOCK_WEIGHTS: usize = 32;
 /// Bytes of a Q4_0 block: a 16-bit scale and 32 half bytes.
 const BLOCK_BYTES: usize = 18;
-
-/// 32-bit weights, row by row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Weights {
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
-/// A matrix that stays in Q4_0 blocks, 4.5 bits a weight.
-#[derive(Debug, Clone)]
-pub struct Q4Table {
-    rows: usize,
-    columns: usize,
-    blocks: Vec<u8>,
-}
-
-impl Q4Table {
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// The blocks of all rows, `columns / 32 * 18` bytes a row.
-    pub fn blocks(&self) -> &[u8] {
-        &self.blocks
-    }
-
-    /// The weights of one row; `None` beyond the last.
-    pub fn row(&self, index: usize) -> Option<Vec<f32>> {
-        let length = self.columns / BLOCK_WEIGHTS * BLOCK_BYTES;
-        let start = index.checked_mul(length)?;
-        self.blocks.get(start..start + length).map(dequantize)
-    }
-
-    /// All rows as 32-bit weights.
-    pub fn dequantized(&self) -> Weights {
-        Weights { shape: vec![self.rows, self.columns], values: dequantize(&self.blocks) }
-    }
-}
-
-/// Weights of Q4_0 blocks, as ggml defines them: half byte `q` of a block with scale `d` is
-/// `(q - 8) * d`; the low halves are the first 16 weights, the high halves the last 16.
-fn dequantize(blocks: &[u8]) -> Vec<f32> {
-    let mut values = vec![0.0; blocks.len() / BLOCK_BYTES * BLOCK_WEIGHTS];
-    for (block, weights) in blocks.chunks_exact(BLOCK_BYTES).zip(values.chunks_exact_mut(BLOCK_WEIGHTS)) {
-        let scale = f32::from(f16::from_le_bytes([block[0], block[1]]));
-        let (low, high) = weights.split_at_mut(BLOCK_WEIGHTS / 2);
-        for ((byte, low), high) in block[2..].iter().zip(low).zip(high) {
-            *low = (f32::from(byte & 15) - 8.0) * scale;
-            *high = (f32::from(byte >> 4) - 8.0) * scale;
-        }
-    }
-    values
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -111,47 +53,61 @@ impl<'a> Directory<'a> {
         Ok(Self { file, places })
     }
 
-    /// A tensor of 32-bit weights.
-    pub fn weights(&self, name: &str, shape: &[usize]) -> Result<Weights, FormatError> {
-        let (place, bytes) = self.find(name, shape)?;
-        let values = match place.kind {
+    /// A tensor of `elements` weights, unpacked where it is in blocks.
+    pub fn weights(&self, name: &str, elements: usize) -> Result<Vec<f32>, FormatError> {
+        let (kind, bytes) = self.find(name, elements)?;
+        let values: Vec<f32> = match kind {
             Kind::F32 => {
                 let (numbers, _) = bytes.as_chunks::<4>();
                 numbers.iter().map(|number| f32::from_le_bytes(*number)).collect()
             }
-            Kind::Q4 => dequantize(bytes),
+            Kind::Q4 => {
+                let mut values = vec![0.0; elements];
+                let numbers = values.chunks_exact_mut(BlockQ4_0::NUMBERS);
+                blocks(bytes).zip(numbers).for_each(|(block, numbers)| block.read(numbers));
+                values
+            }
         };
         if values.iter().any(|value| !value.is_finite()) {
             return Err(FormatError(format!("tensor `{name}` has a weight that is no number")));
         }
-        Ok(Weights { shape: shape.to_vec(), values })
+        Ok(values)
     }
 
-    /// A matrix of Q4_0 blocks whose rows are whole blocks.
-    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Q4Table, FormatError> {
-        let (place, bytes) = self.find(name, &[rows, columns])?;
-        if place.kind != Kind::Q4 || !columns.is_multiple_of(BLOCK_WEIGHTS) {
+    /// A matrix whose rows are whole Q4_0 blocks, left as they are.
+    pub fn table(&self, name: &str, rows: usize, columns: usize) -> Result<Vec<BlockQ4_0>, FormatError> {
+        let (kind, bytes) = self.find(name, rows * columns)?;
+        if kind != Kind::Q4 || !columns.is_multiple_of(BlockQ4_0::NUMBERS) {
             return Err(FormatError(format!("tensor `{name}` is not in Q4_0 blocks by row")));
         }
-        let scales = bytes.chunks_exact(BLOCK_BYTES).map(|block| f16::from_le_bytes([block[0], block[1]]));
-        if !scales.into_iter().all(f16::is_finite) {
+        let blocks: Vec<BlockQ4_0> = blocks(bytes).collect();
+        if !blocks.iter().all(|block| block.scale.is_finite()) {
             return Err(FormatError(format!("tensor `{name}` has a scale that is no number")));
         }
-        Ok(Q4Table { rows, columns, blocks: bytes.to_vec() })
+        Ok(blocks)
     }
 
-    fn find(&self, name: &str, shape: &[usize]) -> Result<(&Place, &'a [u8]), FormatError> {
+    fn find(&self, name: &str, elements: usize) -> Result<(Kind, &'a [u8]), FormatError> {
         let place =
             self.places.get(name).ok_or_else(|| FormatError(format!("tensor `{name}` is missing")))?;
-        if place.elements != shape.iter().product::<usize>() {
-            let elements = place.elements;
+        if place.elements != elements {
+            let found = place.elements;
             return Err(FormatError(format!(
-                "tensor `{name}` has {elements} weights, its header asks for {shape:?}"
+                "tensor `{name}` has {found} weights, its header asks for {elements}"
             )));
         }
         // Directory::read has checked that the place lies within the file.
-        Ok((place, self.file.get(place.start..place.start + place.bytes).unwrap_or_default()))
+        Ok((place.kind, self.file.get(place.start..place.start + place.bytes).unwrap_or_default()))
     }
+}
+
+fn blocks(bytes: &[u8]) -> impl Iterator<Item = BlockQ4_0> {
+    let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
+    blocks.iter().map(|block| {
+        let mut nibbles = [0; BlockQ4_0::NUMBERS / 2];
+        nibbles.copy_from_slice(&block[2..]);
+        BlockQ4_0 { scale: f16::from_le_bytes([block[0], block[1]]), nibbles }
+    })
 }
 
 impl Place {
@@ -169,9 +125,9 @@ impl Place {
         let [start, bytes] = [reader.u64(WHAT)?, reader.u64(WHAT)?].map(usize::try_from);
         let expected = match kind {
             Kind::F32 => Some(elements * 4),
-            Kind::Q4 => {
-                elements.is_multiple_of(BLOCK_WEIGHTS).then_some(elements / BLOCK_WEIGHTS * BLOCK_BYTES)
-            }
+            Kind::Q4 => elements
+                .is_multiple_of(BlockQ4_0::NUMBERS)
+                .then_some(elements / BlockQ4_0::NUMBERS * BLOCK_BYTES),
         };
         match (start, bytes) {
             (Ok(start), Ok(bytes)) if expected == Some(bytes) => {

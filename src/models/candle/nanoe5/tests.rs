@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::{tensors::BLOCK_WEIGHTS, *};
+use super::*;
 
 const HIDDEN: usize = 32;
 const INNER: usize = 64;
@@ -33,14 +33,20 @@ impl Default for File {
         for (name, elements) in [("emb.pos", 8), ("emb.type", 2), ("emb.ln.w", 1), ("emb.ln.b", 1)] {
             tensors.push(tensor(name, 0, elements * HIDDEN));
         }
-        for (name, _, shape) in LAYER {
-            let (kind, elements) = match shape {
-                Shape::HiddenByHidden => (1, HIDDEN * HIDDEN),
-                Shape::InnerByHidden | Shape::HiddenByInner => (1, INNER * HIDDEN),
-                Shape::Inner => (0, INNER),
-                Shape::Hidden | Shape::PositionsByHidden | Shape::TypesByHidden => (0, HIDDEN),
-            };
-            tensors.push(tensor(&format!("l0.{name}"), kind, elements));
+        let square = HIDDEN * HIDDEN;
+        for (name, weights, biases) in [
+            ("q", square, HIDDEN),
+            ("k", square, HIDDEN),
+            ("v", square, HIDDEN),
+            ("ao", square, HIDDEN),
+            ("fi", INNER * HIDDEN, INNER),
+            ("fo", INNER * HIDDEN, HIDDEN),
+        ] {
+            tensors.push(tensor(&format!("l0.{name}.w"), 1, weights));
+            tensors.push(tensor(&format!("l0.{name}.b"), 0, biases));
+        }
+        for name in ["aln.w", "aln.b", "oln.w", "oln.b"] {
+            tensors.push(tensor(&format!("l0.{name}"), 0, HIDDEN));
         }
         Self {
             sizes: [HIDDEN, LAYERS, 2, INNER, VOCABULARY, 8, 2].map(|size| size as i32),
@@ -58,7 +64,7 @@ fn tensor(name: &str, kind: u8, elements: usize) -> (String, u8, usize, Vec<u8>)
     } else {
         let mut block = f16::from_f32(0.25).to_le_bytes().to_vec();
         block.extend((0..16).map(|i| i | i << 4));
-        block.repeat(elements / BLOCK_WEIGHTS)
+        block.repeat(elements / BlockQ4_0::NUMBERS)
     };
     (name.to_owned(), kind, elements, bytes)
 }
@@ -119,29 +125,30 @@ fn refused(change: impl FnOnce(&mut File)) -> String {
 }
 
 #[test]
-fn weights_come_under_the_names_of_published_checkpoints() {
-    let read = Checkpoint::parse(&File::default().bytes()).unwrap();
-    assert_eq!((read.config.hidden_size, read.config.num_hidden_layers), (HIDDEN, LAYERS));
-    assert_eq!((read.config.pad_token_id, read.config.layer_norm_eps as f32), (1, 1e-12));
-    assert_eq!(read.weights.len(), OUTER.len() + LAYER.len());
-    let inner = &read.weights["encoder.layer.0.intermediate.dense.weight"];
-    assert_eq!(inner.shape, [INNER, HIDDEN]);
+fn every_weight_comes_to_its_place() {
+    let Checkpoint { config, weights, .. } = Checkpoint::parse(&File::default().bytes()).unwrap();
+    assert_eq!(
+        (config.hidden_size, config.num_hidden_layers, config.num_attention_heads),
+        (HIDDEN, LAYERS, 2)
+    );
+    assert_eq!((config.vocab_size, config.layer_norm_eps), (VOCABULARY, 1e-12));
+    assert_eq!((weights.position.len(), weights.token_type.len()), (8 * HIDDEN, HIDDEN));
+    assert_eq!(weights.position[9], 9.0 / 8.0);
+    let layer = &weights.layers[0];
+    assert_eq!((layer.intermediate.weight.len(), layer.intermediate.bias.len()), (INNER * HIDDEN, INNER));
     // Half byte j of a block is both weight j and weight j + 16.
-    assert_eq!(inner.values[..3], [-2.0, -1.75, -1.5]);
-    assert_eq!(inner.values[15..18], [1.75, -2.0, -1.75]);
-    let positions = &read.weights["embeddings.position_embeddings.weight"];
-    assert_eq!((positions.shape.as_slice(), positions.values[9]), ([8, HIDDEN].as_slice(), 9.0 / 8.0));
+    assert_eq!(layer.output.weight[..3], [-2.0, -1.75, -1.5]);
+    assert_eq!(layer.output.weight[15..18], [1.75, -2.0, -1.75]);
 }
 
 #[test]
-fn a_row_of_the_table_is_that_of_the_whole() {
-    let table = Checkpoint::parse(&File::default().bytes()).unwrap().words;
-    let whole = table.dequantized();
-    assert_eq!(whole.shape, [VOCABULARY, HIDDEN]);
-    for row in 0..VOCABULARY {
-        assert_eq!(table.row(row).unwrap(), whole.values[row * HIDDEN..(row + 1) * HIDDEN]);
-    }
-    assert!(table.row(VOCABULARY).is_none() && table.row(usize::MAX).is_none());
+fn word_rows_stay_in_their_blocks() {
+    let words = Checkpoint::parse(&File::default().bytes()).unwrap().weights.word;
+    assert!(matches!(words, EmbeddingTable::Q4_0(_)));
+    assert_eq!(words.rows(HIDDEN), VOCABULARY);
+    let mut row = [0.0; HIDDEN];
+    words.read(VOCABULARY - 1, &mut row);
+    assert_eq!((row[0], row[17]), (-2.0, -1.75));
 }
 
 #[test]

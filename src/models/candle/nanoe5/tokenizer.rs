@@ -20,7 +20,7 @@ pub struct Vocabulary {
     pieces: Vec<(String, f64)>,
     begin: usize,
     end: usize,
-    pub padding: usize,
+    padding: usize,
     unknown: usize,
 }
 
