@@ -146,7 +146,7 @@ fn small_entry(name: &str, prefixes: Prefixes) -> EmbedderEntry {
     EmbedderEntry {
         name: name.to_owned(),
         prefixes,
-        dimension: 32,
+        dimension: 64,
         max_tokens: 64,
         files: ["model.safetensors", "tokenizer.json", "config.json"].map(file).to_vec(),
         ..toml::from_str(E5).unwrap()

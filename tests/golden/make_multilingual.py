@@ -109,7 +109,7 @@ def make_tokenizer(folder: pathlib.Path) -> XLMRobertaTokenizer:
 def make_model(folder: pathlib.Path, tokens: int) -> BertModel:
     config = BertConfig(
         # The published tables have rows that no token uses; so has this one.
-        vocab_size=tokens + 5, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        vocab_size=tokens + 5, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
         max_position_embeddings=MAX_TOKENS, type_vocab_size=2, layer_norm_eps=1e-12, pad_token_id=0,
     )
     (folder / "config.json").write_text(config.to_json_string(use_diff=True))
