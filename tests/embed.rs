@@ -2,17 +2,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestApp, embedder, good, problem};
+use crate::harness::{TestApp, cosine, embedder, floats, good, problem};
 use ragway::models::{Lane, TextRole};
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
-}
 
 #[tokio::test]
 async fn vectors_have_the_documented_shape() {

@@ -190,6 +190,17 @@ pub async fn problem(response: Response, status: u16, code: &str) -> Value {
     problem
 }
 
+/// Cosine of the angle between two vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// A JSON array of numbers.
+pub fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
 /// The built-in catalog.
 pub fn catalog() -> Catalog {
     Catalog::parse(BUILT_IN, "models.toml").unwrap()
@@ -204,7 +215,8 @@ pub fn home() -> Home {
     Home { cache, data: temporary_folder().to_owned() }
 }
 
-fn assets() -> Assets {
+/// Where tests get model files from.
+pub fn assets() -> Assets {
     Assets::new(&home(), false).unwrap()
 }
 

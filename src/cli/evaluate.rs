@@ -1,14 +1,31 @@
 //! `ragway eval`
 
-use std::{path::PathBuf, process::ExitCode, sync::Mutex};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
 use ragway::{
-    config::Config,
-    rag::evaluate::{AnswerReport, RetrievalReport, evaluate_answers, evaluate_retrieval},
+    config::{Config, TEXT_ROUTE},
+    models::Embedder,
+    rag::{
+        Rag, RagError,
+        embed::EmbedderChoice,
+        evaluate::{
+            AnswerReport, CrossLingualReport, ImageTextReport, PairScore, Progress, RetrievalReport,
+            StsReport, bitext_mean, evaluate_answers, evaluate_bitext, evaluate_cross_lingual,
+            evaluate_image_text, evaluate_retrieval, evaluate_sts,
+        },
+    },
     store::SearchEffort,
 };
+
+/// Model types that the sets without one of their own are measured with.
+const MULTILINGUAL_ROUTE: &str = "multilingual";
+const IMAGE_ROUTE: &str = "image-embedding";
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -29,26 +46,93 @@ pub enum Command {
         #[arg(long)]
         model: Option<String>,
     },
+    /// Translations found among sentences: recall@1 on files named like `tatoeba.deu-eng.deu`.
+    Bitext {
+        folder: PathBuf,
+        /// An embedder [default: that of the route multilingual]
+        #[arg(long)]
+        model: Option<String>,
+        /// Sentences of a language at most, from the first on.
+        #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+        limit: usize,
+    },
+    /// Documents found by questions in other languages: recall@5 on `queries.de.jsonl`, `corpus.de.jsonl`, ….
+    CrossLingual {
+        folder: PathBuf,
+        /// An embedder [default: that of the route multilingual]
+        #[arg(long)]
+        model: Option<String>,
+    },
+    /// Similarity of sentences: Spearman's correlation × 100 on CSV files of the STS benchmark.
+    Sts {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// An embedder [default: that of the route text-embedding]
+        #[arg(long)]
+        model: Option<String>,
+    },
+    /// Pictures found by their captions: recall@5 on `captions.jsonl` and `images/`.
+    ImageText {
+        folder: PathBuf,
+        /// An embedder that reads images [default: that of the route image-embedding]
+        #[arg(long)]
+        model: Option<String>,
+        /// Of the captions.
+        #[arg(long, default_value = "en")]
+        language: String,
+    },
 }
 
 pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
     super::with_parts(config, async |parts| {
         let stages = Stages::default();
         let progress = |stage, done, of| stages.show(stage, done, of);
-        match &command {
-            Command::Retrieval { folder, indexed } => {
-                let effort = if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact };
-                print_retrieval(&evaluate_retrieval(&parts.rag, folder, effort, &progress).await?);
-            }
-            Command::Answers { file, limit, model } => {
-                print_answers(
-                    &evaluate_answers(&parts.rag, file, *limit, model.as_deref(), &progress).await?,
-                );
-            }
-        }
+        measure(&parts.rag, &command, &progress).await?;
         Ok(ExitCode::SUCCESS)
     })
     .await
+}
+
+async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Result<()> {
+    match command {
+        Command::Retrieval { folder, indexed } => {
+            let effort = if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact };
+            print_retrieval(&evaluate_retrieval(rag, folder, effort, progress).await?);
+        }
+        Command::Answers { file, limit, model } => {
+            print_answers(&evaluate_answers(rag, file, *limit, model.as_deref(), progress).await?);
+        }
+        Command::Bitext { folder, model, limit } => {
+            let embedder = embedder(rag, model, MULTILINGUAL_ROUTE).await?;
+            print_bitext(&evaluate_bitext(&*embedder, folder, *limit, progress).await?);
+        }
+        Command::CrossLingual { folder, model } => {
+            let embedder = embedder(rag, model, MULTILINGUAL_ROUTE).await?;
+            print_cross_lingual(&evaluate_cross_lingual(&*embedder, folder, progress).await?);
+        }
+        Command::Sts { files, model } => {
+            let embedder = embedder(rag, model, TEXT_ROUTE).await?;
+            for file in files {
+                print_sts(file, &evaluate_sts(&*embedder, file, progress).await?);
+            }
+        }
+        Command::ImageText { folder, model, language } => {
+            let embedder = embedder(rag, model, IMAGE_ROUTE).await?;
+            print_image_text(&evaluate_image_text(&*embedder, folder, language, progress).await?);
+        }
+    }
+    Ok(())
+}
+
+/// The embedder of this name, else the one of the route; says on stdout which it is.
+async fn embedder(rag: &Rag, model: &Option<String>, route: &str) -> Result<Arc<dyn Embedder>, RagError> {
+    let choice = match model {
+        Some(model) => EmbedderChoice::Model(model.clone()),
+        None => EmbedderChoice::Type(route.to_owned()),
+    };
+    let embedder = rag.embedder(&choice).await?;
+    println!("model       {}", embedder.space().id);
+    Ok(embedder)
 }
 
 /// One bar at a time, a new one for each stage.
@@ -93,4 +177,39 @@ fn print_answers(report: &AnswerReport) {
     println!("abstention           {:.3} of the unanswerable", report.abstention);
     println!("method               {} generated, {} extractive", report.generated, report.extractive);
     println!("mean time            {:.2} s", report.seconds);
+}
+
+fn print_bitext(pairs: &[PairScore]) {
+    println!("recall@1    sentences  there   back");
+    for pair in pairs {
+        let languages = format!("{}-{}", pair.language, pair.other);
+        println!("{languages:<11} {:>9}  {:.4}  {:.4}", pair.sentences, pair.there, pair.back);
+    }
+    println!("mean        {:.4}", bitext_mean(pairs));
+}
+
+fn print_cross_lingual(report: &CrossLingualReport) {
+    println!("queries     {}", report.queries);
+    println!("recall@5    {}", columns(report.languages.iter().map(String::as_str)));
+    for (language, row) in report.languages.iter().zip(&report.recall_5) {
+        let recalls: Vec<String> = row.iter().map(|recall| format!("{recall:.3}")).collect();
+        println!("{language:<11} {}", columns(recalls.iter().map(String::as_str)));
+    }
+    println!("rows: the language of the queries; columns: of the documents");
+    println!("mean        {:.4} across languages, {:.4} within", report.across(), report.within());
+}
+
+fn columns<'a>(cells: impl Iterator<Item = &'a str>) -> String {
+    cells.map(|cell| format!("{cell:>7}")).collect()
+}
+
+fn print_sts(file: &Path, report: &StsReport) {
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    println!("{name}  {} pairs, Spearman × 100 = {:.2}", report.pairs, report.spearman);
+}
+
+fn print_image_text(report: &ImageTextReport) {
+    println!("images      {}", report.images);
+    println!("captions    {}", report.captions);
+    println!("recall@5    {:.4}", report.recall_5);
 }

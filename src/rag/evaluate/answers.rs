@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{EvaluationError, scores};
+use super::{EvaluationError, Progress, scores};
 use crate::{
     rag::{
         Rag,
@@ -76,7 +76,7 @@ pub async fn evaluate_answers(
     file: &Path,
     limit: usize,
     model: Option<&str>,
-    progress: &(dyn Fn(&'static str, usize, usize) + Sync),
+    progress: &Progress<'_>,
 ) -> Result<AnswerReport, EvaluationError> {
     let text = fs::read_to_string(file).map_err(|error| EvaluationError::data(file, error))?;
     let squad: Squad = serde_json::from_str(&text).map_err(|error| EvaluationError::data(file, error))?;
@@ -93,7 +93,7 @@ async fn run(
     squad: &Squad,
     limit: usize,
     model: Option<&str>,
-    progress: &(dyn Fn(&'static str, usize, usize) + Sync),
+    progress: &Progress<'_>,
 ) -> Result<AnswerReport, EvaluationError> {
     let paragraphs: Vec<(&str, &Paragraph)> = squad
         .data

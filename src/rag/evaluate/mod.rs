@@ -1,17 +1,31 @@
 //! Quality on published test sets, through the same code that serves.
 
 mod answers;
+mod bitext;
+mod cross_lingual;
+mod image_text;
 mod retrieval;
 mod scores;
+mod sts;
+mod vectors;
 
 pub use answers::{AnswerReport, evaluate_answers};
+pub use bitext::{PairScore, evaluate_bitext, mean as bitext_mean};
+pub use cross_lingual::{CrossLingualReport, evaluate_cross_lingual};
+pub use image_text::{ImageTextReport, evaluate_image_text};
 pub use retrieval::{RetrievalReport, evaluate_retrieval};
+pub use sts::{StsReport, evaluate_sts};
+
+/// Is told the stage, how much of it is done, and how much there is.
+pub type Progress<'a> = dyn Fn(&'static str, usize, usize) + Sync + 'a;
 
 /// A test set that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {
     #[error("{path}: {reason}")]
     Data { path: String, reason: String },
+    #[error("model `{0}` reads no images; name one of kind `clip` with --model")]
+    ReadsNoImages(String),
     #[error(transparent)]
     Rag(#[from] super::RagError),
     #[error(transparent)]

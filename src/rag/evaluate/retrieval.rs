@@ -6,7 +6,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{EvaluationError, scores};
+use super::{EvaluationError, Progress, scores};
 use crate::{
     models::{Lane, TextRole},
     rag::{Rag, search::SearchRequest},
@@ -29,12 +29,19 @@ pub struct RetrievalReport {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     #[serde(rename = "_id")]
-    id: String,
+    pub id: String,
     #[serde(default)]
     title: String,
     text: String,
+}
+
+impl Entry {
+    /// Title and text.
+    pub fn whole(&self) -> String {
+        format!("{} {}", self.title, self.text).trim().to_owned()
+    }
 }
 
 /// Stores the corpus, one passage a document (title and text, cut where the
@@ -46,7 +53,7 @@ pub async fn evaluate_retrieval(
     rag: &Rag,
     folder: &Path,
     effort: SearchEffort,
-    progress: &(dyn Fn(&'static str, usize, usize) + Sync),
+    progress: &Progress<'_>,
 ) -> Result<RetrievalReport, EvaluationError> {
     let corpus = read_jsonl(&folder.join("corpus.jsonl"))?;
     let queries = read_jsonl(&folder.join("queries.jsonl"))?;
@@ -65,7 +72,7 @@ async fn run(
     queries: &[Entry],
     judgements: &HashMap<String, HashMap<String, f64>>,
     effort: SearchEffort,
-    progress: &(dyn Fn(&'static str, usize, usize) + Sync),
+    progress: &Progress<'_>,
 ) -> Result<RetrievalReport, EvaluationError> {
     for (index, batch) in corpus.chunks(BATCH).enumerate() {
         store(rag, collection, batch).await?;
@@ -109,8 +116,7 @@ async fn run(
 }
 
 async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<(), EvaluationError> {
-    let texts: Vec<String> =
-        batch.iter().map(|entry| format!("{} {}", entry.title, entry.text).trim().to_owned()).collect();
+    let texts: Vec<String> = batch.iter().map(Entry::whole).collect();
     let embedder = rag.embedder_of(collection).await?;
     let embeddings = embedder
         .embed(texts.clone(), TextRole::Passage, Lane::Bulk)
@@ -134,7 +140,7 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
     Ok(())
 }
 
-fn read_jsonl(path: &Path) -> Result<Vec<Entry>, EvaluationError> {
+pub(super) fn read_jsonl(path: &Path) -> Result<Vec<Entry>, EvaluationError> {
     let text = fs::read_to_string(path).map_err(|error| EvaluationError::data(path, error))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines

@@ -31,6 +31,30 @@ pub fn reciprocal_rank(ranked: &[&str], relevant: &HashMap<String, f64>, k: usiz
     first.map_or(0.0, |rank| 1.0 / (rank + 1) as f64)
 }
 
+/// Spearman's rank correlation; equal values share the mean of their ranks. 0 where one side is constant.
+pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = (a.len() as f64 + 1.0) / 2.0;
+    let covariance =
+        |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
+    let spread = (covariance(&a, &a) * covariance(&b, &b)).sqrt();
+    if spread == 0.0 { 0.0 } else { covariance(&a, &b) / spread }
+}
+
+/// Ranks from 1, in the order of `values`.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut below = 0;
+    for equal in order.chunk_by(|a, b| values[*a] == values[*b]) {
+        let rank = below as f64 + (equal.len() as f64 + 1.0) / 2.0;
+        equal.iter().for_each(|index| ranks[*index] = rank);
+        below += equal.len();
+    }
+    ranks
+}
+
 /// Whether two answers are equal as SQuAD counts: case, punctuation and articles aside.
 pub fn exact_match(answer: &str, gold: &str) -> bool {
     words(answer) == words(gold)
@@ -97,6 +121,17 @@ mod tests {
         assert_eq!(recall(&["c", "a"], &gains, 10), 0.5);
         assert_eq!(reciprocal_rank(&["c", "a"], &gains, 10), 0.5);
         assert_eq!(reciprocal_rank(&["c", "a"], &gains, 1), 0.0);
+    }
+
+    #[test]
+    fn spearman_is_the_correlation_of_ranks() {
+        // 1 - 6 Σd² / n(n² - 1), ranks 1 2 3 4 against 2 1 4 3: Σd² = 4.
+        assert!((spearman(&[1.0, 2.0, 30.0, 400.0], &[0.2, 0.1, 0.9, 0.8]) - 0.6).abs() < 1e-12);
+        assert!((spearman(&[1.0, 2.0, 3.0], &[9.0, 8.0, -7.0]) + 1.0).abs() < 1e-12);
+        // Ranks 1 2.5 2.5 4 against 1 2 3 4: covariance 4.5, spreads 4.5 and 5.
+        let tied = spearman(&[0.0, 5.0, 5.0, 6.0], &[1.0, 2.0, 3.0, 4.0]);
+        assert!((tied - 4.5 / 22.5f64.sqrt()).abs() < 1e-12);
+        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! ragway's engine, and candle's own BERT, for `run.py`: commands on standard input, one JSON a line,
+//! answers on standard output.
+#![expect(clippy::print_stdout, reason = "it answers on standard output")]
+
+use std::{
+    io::{self, BufRead, Write},
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
+use ragway::{
+    config::Pooling,
+    models::candle::bert::{
+        encoder::Encoder,
+        weights::{BertConfig, BertWeights},
+    },
+};
+use serde::Deserialize;
+use serde_json::json;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+enum Command {
+    /// Ids of the texts that the others name by index.
+    Texts { ids: Vec<Vec<u32>> },
+    /// Embeds all texts in calls of `batch` texts; 0: in one call.
+    All { batch: usize },
+    /// Embeds one text.
+    One { index: usize },
+    /// Vectors of the last `all`.
+    Vectors,
+    /// GFLOP/s of candle's matrix product.
+    Peak,
+}
+
+enum Model {
+    Ragway(Box<Encoder>),
+    Candle(Box<BertModel>),
+}
+
+fn main() -> Result<()> {
+    ragway::app::size_thread_pools();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [kind, folder] = arguments.as_slice() else { bail!("usage: engine ragway|candle MODEL_FOLDER") };
+    let model = Model::load(kind, Path::new(folder))?;
+    println!("{}", json!({"threads": rayon::current_num_threads()}));
+    let (mut texts, mut vectors) = (Vec::new(), Vec::new());
+    for line in io::stdin().lock().lines() {
+        let started = Instant::now();
+        let answer = match serde_json::from_str(&line?).context("a command")? {
+            Command::Texts { ids } => {
+                texts = ids;
+                json!({})
+            }
+            Command::All { batch } => {
+                vectors = model.all(&texts, batch)?;
+                json!({"seconds": started.elapsed().as_secs_f64()})
+            }
+            Command::One { index } => {
+                model.embed(&[&texts[index]])?;
+                json!({"seconds": started.elapsed().as_secs_f64()})
+            }
+            Command::Vectors => json!({"vectors": vectors}),
+            Command::Peak => json!({"gflops": peak()?}),
+        };
+        println!("{answer}");
+        io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+impl Model {
+    fn load(kind: &str, folder: &Path) -> Result<Self> {
+        let config = std::fs::read(folder.join("config.json"))?;
+        let file = std::fs::read(folder.join("model.safetensors"))?;
+        Ok(match kind {
+            "ragway" => {
+                let config: BertConfig = serde_json::from_slice(&config)?;
+                let weights = BertWeights::from_safetensors(file, &config)?;
+                Model::Ragway(Box::new(Encoder::new(&config, weights).map_err(anyhow::Error::msg)?))
+            }
+            "candle" => {
+                let config: Config = serde_json::from_slice(&config)?;
+                let weights = VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?;
+                Model::Candle(Box::new(BertModel::load(weights, &config)?))
+            }
+            other => bail!("unknown engine `{other}`"),
+        })
+    }
+
+    /// Batches of texts of like length, which only the padded model needs.
+    fn all(&self, texts: &[Vec<u32>], batch: usize) -> Result<Vec<Vec<f32>>> {
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        if matches!(self, Model::Candle(_)) {
+            order.sort_by_key(|&index| texts[index].len());
+        }
+        let mut vectors = vec![Vec::new(); texts.len()];
+        for batch in order.chunks(if batch == 0 { texts.len() } else { batch }) {
+            let ids: Vec<&[u32]> = batch.iter().map(|&index| texts[index].as_slice()).collect();
+            for (&index, vector) in batch.iter().zip(self.embed(&ids)?) {
+                vectors[index] = vector;
+            }
+        }
+        Ok(vectors)
+    }
+
+    fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Model::Ragway(encoder) => Ok(encoder.encode(texts, Pooling::Mean, true, &|| {})?),
+            Model::Candle(model) => Ok(stock(model, texts)?),
+        }
+    }
+}
+
+/// Padded to the longest text, as candle's example does.
+fn stock(model: &BertModel, texts: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
+    let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    let shape = (texts.len(), longest);
+    let (mut ids, mut mask) = (vec![0u32; shape.0 * shape.1], vec![0f32; shape.0 * shape.1]);
+    for (row, text) in texts.iter().enumerate() {
+        ids[row * longest..][..text.len()].copy_from_slice(text);
+        mask[row * longest..][..text.len()].fill(1.0);
+    }
+    let ids = Tensor::from_vec(ids, shape, &Device::Cpu)?;
+    let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
+    let states = model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
+    let sum = states.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?.sum(1)?;
+    let mean = sum.broadcast_div(&mask.sum_keepdim(1)?)?;
+    mean.broadcast_div(&mean.sqr()?.sum_keepdim(1)?.sqrt()?)?.to_vec2()
+}
+
+/// The best of 20 products of 2048×384×1536.
+fn peak() -> candle_core::Result<f64> {
+    let a = Tensor::randn(0f32, 1.0, (2048, 384), &Device::Cpu)?;
+    let b = Tensor::randn(0f32, 1.0, (384, 1536), &Device::Cpu)?;
+    let mut best = f64::MAX;
+    for _ in 0..20 {
+        let started = Instant::now();
+        a.matmul(&b)?;
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    Ok(2e-9 * 2048.0 * 384.0 * 1536.0 / best)
+}

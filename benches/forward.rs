@@ -1,0 +1,154 @@
+//! The forward pass of the embedding engine against its floor: `cargo bench --bench forward`.
+//!
+//! Prints useful GFLOP/s (tokens × the products that a token takes part in; attention, which grows
+//! with the length, is not counted), as a share of the best matrix product measured between the
+//! runs, and the latency of one short query. Weights: `all-MiniLM-L6-v2` in `target/test-cache`
+//! (or `RAGWAY_TEST_CACHE`).
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
+use ragway::{
+    config::Pooling,
+    models::candle::bert::{
+        encoder::Encoder,
+        weights::{BertConfig, BertWeights},
+    },
+};
+use ragway_kernels::{Buffer, Epilogue, Isa, PackedMatrix, Team};
+
+/// Multiplications and additions of one token in the products of the layers.
+const MFLOP_A_TOKEN: f64 = 21.23;
+const TURNS: usize = 7;
+
+fn main() -> Result<()> {
+    ragway::app::size_thread_pools();
+    let cache = std::env::var("RAGWAY_TEST_CACHE").map_or_else(
+        |_| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target").join("test-cache"),
+        PathBuf::from,
+    );
+    let folder = cache.join("models").join("all-MiniLM-L6-v2");
+    let encoder = load(&folder).with_context(|| format!("{}: run `cargo test` once", folder.display()))?;
+    let stock = load_stock(&folder)?;
+    let texts = texts();
+    let ids: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let tokens: usize = ids.iter().map(|text| text.len()).sum();
+    println!("{} texts, {tokens} tokens, {} threads", ids.len(), rayon::current_num_threads());
+
+    let (mut gemm, mut own, mut packed, mut padded) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..TURNS {
+        gemm.push(candle_product()?);
+        own.push(own_product());
+        packed.push(seconds(|| encoder.encode(&ids, Pooling::Mean, true, &|| {}).map(drop))?);
+        padded.push(seconds(|| stock_all(&stock, &ids))?);
+    }
+    let peak = gemm.iter().chain(&own).copied().fold(0.0, f64::max);
+    println!("2048×384×1536 GFLOP/s: candle's gemm {:.0}, packed {:.0}", most(&gemm), most(&own));
+    for (name, times) in [("packed", &packed), ("candle, padded, sorted, batches of 8", &padded)] {
+        let best = least(times);
+        let gflops = tokens as f64 * MFLOP_A_TOKEN / 1e3 / best;
+        println!(
+            "{name:40} best {best:.3} s, {:6.0} texts/s, {gflops:6.1} GFLOP/s = {:.2} of the best product",
+            ids.len() as f64 / best,
+            gflops / peak
+        );
+    }
+    for length in [5, 10, 20, 50, 128, 256] {
+        let text: &[u32] = &ids.concat()[..length];
+        let mut times = Vec::new();
+        for _ in 0..200 {
+            times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true, &|| {}).map(drop))? * 1e3);
+        }
+        times.sort_by(f64::total_cmp);
+        println!("one text of {length:3} tokens: P50 {:.2} ms, P95 {:.2} ms", times[100], times[190]);
+    }
+    Ok(())
+}
+
+/// Ids as a mixture of questions and passages has them: 6 to 250 tokens, 46 on average.
+fn texts() -> Vec<Vec<u32>> {
+    let mut state = 7u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let mut text = || {
+        let length = if random(2) == 0 { 6 + random(12) } else { 12 + random(20) + random(12) * random(12) };
+        (0..length).map(|_| 1000 + random(28_000) as u32).collect()
+    };
+    (0..563).map(|_| text()).collect()
+}
+
+fn load(folder: &Path) -> Result<Encoder> {
+    let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+    let weights = BertWeights::from_safetensors(std::fs::read(folder.join("model.safetensors"))?, &config)?;
+    Encoder::new(&config, weights).map_err(anyhow::Error::msg)
+}
+
+fn load_stock(folder: &Path) -> Result<BertModel> {
+    let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+    let file = std::fs::read(folder.join("model.safetensors"))?;
+    Ok(BertModel::load(VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?, &config)?)
+}
+
+fn stock_all(model: &BertModel, texts: &[&[u32]]) -> candle_core::Result<()> {
+    let mut sorted = texts.to_vec();
+    sorted.sort_by_key(|text| text.len());
+    for texts in sorted.chunks(8) {
+        let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let shape = (texts.len(), longest);
+        let (mut ids, mut mask) = (vec![0u32; shape.0 * shape.1], vec![0f32; shape.0 * shape.1]);
+        for (row, text) in texts.iter().enumerate() {
+            ids[row * longest..][..text.len()].copy_from_slice(text);
+            mask[row * longest..][..text.len()].fill(1.0);
+        }
+        let ids = Tensor::from_vec(ids, shape, &Device::Cpu)?;
+        let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
+        let states = model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
+        states.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?.sum(1)?;
+    }
+    Ok(())
+}
+
+/// GFLOP/s of candle's matrix product.
+fn candle_product() -> Result<f64> {
+    let a = Tensor::randn(0f32, 1.0, (2048, 384), &Device::Cpu)?;
+    let b = Tensor::randn(0f32, 1.0, (384, 1536), &Device::Cpu)?;
+    let times = (0..10).map(|_| seconds(|| a.matmul(&b).map(drop))).collect::<Result<Vec<_>, _>>()?;
+    Ok(2e-9 * 2048.0 * 384.0 * 1536.0 / least(&times))
+}
+
+/// GFLOP/s of the packed product, split among the threads.
+fn own_product() -> f64 {
+    let matrix = PackedMatrix::new(&vec![0.01; 384 * 1536], &vec![0.0; 1536], 384);
+    let team = Team { isa: Isa::best(), threads: rayon::current_num_threads() };
+    let (x, mut out) = (vec![0.5; 2048 * 384], Buffer::zeros(2048 * 1536));
+    let mut best = f64::MAX;
+    for _ in 0..10 {
+        let started = Instant::now();
+        matrix.multiply(team, &x, Epilogue::Store, out.as_mut_slice());
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    2e-9 * 2048.0 * 384.0 * 1536.0 / best
+}
+
+fn seconds<E>(work: impl FnOnce() -> Result<(), E>) -> Result<f64, E> {
+    let started = Instant::now();
+    work()?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::MAX, f64::min)
+}
+
+fn most(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}

@@ -1,0 +1,292 @@
+//! The forward pass over packed, unpadded texts.
+
+use std::{
+    iter,
+    sync::{Mutex, PoisonError},
+};
+
+use ragway_kernels::{
+    Attention, AttentionScratch, Buffer, Epilogue, Isa, PackedMatrix, Team, add_rows, l2_normalize,
+    layer_norm, mean,
+};
+use rayon::prelude::*;
+
+use super::weights::{BertConfig, BertWeights, EmbeddingTable, LayerWeights, LinearWeights, NormWeights};
+use crate::{config::Pooling, models::scheduler::Pause};
+
+/// Tokens that one thread takes through all layers at once: enough that the weights are read from
+/// memory slower than they are used, few enough that the states stay in the second-level cache.
+const GROUP_TOKENS: usize = 128;
+
+/// A BERT encoder with its weights packed for the kernels.
+pub struct Encoder {
+    word: EmbeddingTable,
+    /// `[positions, hidden]`; that of the token type is added to each.
+    position: Vec<f32>,
+    norm: NormWeights,
+    layers: Vec<Layer>,
+    attention: Attention,
+    epsilon: f32,
+    hidden: usize,
+    intermediate: usize,
+    isa: Isa,
+    workspaces: Mutex<Vec<Workspace>>,
+}
+
+/// Why texts could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    #[error("a text has {0} tokens, the model reads 1 to {1}")]
+    Length(usize, usize),
+    #[error("token {0} is not in the vocabulary of {1}")]
+    Vocabulary(u32, usize),
+    #[error("the vector of a text is not finite")]
+    NotFinite,
+}
+
+struct Layer {
+    qkv: PackedMatrix,
+    attention_output: PackedMatrix,
+    attention_norm: NormWeights,
+    intermediate: PackedMatrix,
+    output: PackedMatrix,
+    output_norm: NormWeights,
+}
+
+/// Memory of one group of texts on their way through the layers.
+#[derive(Default)]
+struct Workspace {
+    /// `[tokens, hidden]`
+    states: Buffer,
+    /// `[tokens, 3 · hidden]`
+    qkv: Buffer,
+    /// `[tokens, hidden]`
+    context: Buffer,
+    /// `[tokens, intermediate]`
+    inner: Buffer,
+    attention: Vec<AttentionScratch>,
+}
+
+impl Encoder {
+    /// Packs the weights. Fails with what does not fit, in words.
+    pub fn new(config: &BertConfig, weights: BertWeights) -> Result<Self, String> {
+        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+        if heads == 0 || hidden == 0 || !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(32)
+        {
+            return Err(format!("{heads} heads of {hidden} numbers: each must have a multiple of 32"));
+        }
+        let attention = Attention { heads, head_width: hidden / heads };
+        let BertWeights { word, mut position, token_type, norm, layers } = weights;
+        expect("token_type_embeddings", token_type.len(), hidden)?;
+        expect("position_embeddings", position.len(), config.max_position_embeddings * hidden)?;
+        expect("word_embeddings", word.rows(hidden), config.vocab_size)?;
+        for row in position.chunks_exact_mut(hidden) {
+            add_rows(row, &token_type);
+        }
+        Ok(Self {
+            word,
+            position,
+            norm: checked(norm, hidden)?,
+            layers: layers
+                .into_iter()
+                .map(|layer| Layer::new(layer, &attention, config.intermediate_size))
+                .collect::<Result<_, _>>()?,
+            attention,
+            epsilon: config.layer_norm_eps,
+            hidden,
+            intermediate: config.intermediate_size,
+            isa: Isa::best(),
+            workspaces: Mutex::default(),
+        })
+    }
+
+    /// Numbers of a vector.
+    pub fn dimension(&self) -> usize {
+        self.hidden
+    }
+
+    /// Longest text, in tokens.
+    pub fn positions(&self) -> usize {
+        self.position.len() / self.hidden
+    }
+
+    /// Token ids of `n` texts → `n` vectors, each of length 1 where `normalize`.
+    ///
+    /// Runs on rayon's pool. What memory it takes is bounded by the threads and the longest text,
+    /// not by `n`. A vector does not depend on the texts beside it. `pause` is called between any
+    /// two products.
+    pub fn encode(
+        &self,
+        texts: &[&[u32]],
+        pooling: Pooling,
+        normalize: bool,
+        pause: Pause<'_>,
+    ) -> Result<Vec<Vec<f32>>, EncodeError> {
+        self.check(texts)?;
+        let threads = rayon::current_num_threads();
+        let tokens: usize = texts.iter().map(|text| text.len()).sum();
+        let mut vectors = if tokens <= threads * GROUP_TOKENS {
+            // Too little for a group a thread: the threads share each product.
+            let team = Team { isa: self.isa, threads };
+            rayon::scope(|_| self.forward(texts, team, pooling, pause))
+        } else {
+            // Long texts first: so all threads end at about the same time.
+            let mut order: Vec<usize> = (0..texts.len()).collect();
+            order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
+            let sorted: Vec<&[u32]> = order.iter().map(|&index| texts[index]).collect();
+            let groups: Vec<&[&[u32]]> = groups(&sorted).collect();
+            let team = Team::alone(self.isa);
+            let encode = |group: &[&[u32]]| self.forward(group, team, pooling, pause);
+            let encoded: Vec<_> = groups.into_par_iter().with_max_len(1).map(encode).collect();
+            let mut vectors = vec![Vec::new(); texts.len()];
+            for (index, vector) in order.into_iter().zip(encoded.into_iter().flatten()) {
+                vectors[index] = vector;
+            }
+            vectors
+        };
+        if normalize {
+            vectors.iter_mut().for_each(|vector| l2_normalize(vector));
+        }
+        if vectors.iter().flatten().all(|number| number.is_finite()) {
+            Ok(vectors)
+        } else {
+            Err(EncodeError::NotFinite)
+        }
+    }
+
+    fn check(&self, texts: &[&[u32]]) -> Result<(), EncodeError> {
+        let (positions, vocabulary) = (self.positions(), self.word.rows(self.hidden));
+        for text in texts {
+            if text.is_empty() || text.len() > positions {
+                return Err(EncodeError::Length(text.len(), positions));
+            }
+            if let Some(&id) = text.iter().find(|&&id| id as usize >= vocabulary) {
+                return Err(EncodeError::Vocabulary(id, vocabulary));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a group of texts through all layers.
+    fn forward(&self, texts: &[&[u32]], team: Team, pooling: Pooling, pause: Pause<'_>) -> Vec<Vec<f32>> {
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        let mut workspace =
+            self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        workspace.resize(lengths.iter().sum(), self);
+        let Workspace { states, qkv, context, inner, attention } = &mut workspace;
+        let (states, qkv) = (states.as_mut_slice(), qkv.as_mut_slice());
+        let (context, inner) = (context.as_mut_slice(), inner.as_mut_slice());
+        self.look_up(texts, states);
+        for layer in &self.layers {
+            pause();
+            layer.qkv.multiply(team, states, Epilogue::Store, qkv);
+            pause();
+            self.attention.run(team, qkv, &lengths, context, attention);
+            layer.attention_output.multiply(team, context, Epilogue::Add, states);
+            self.normalise(&layer.attention_norm, states);
+            pause();
+            layer.intermediate.multiply(team, states, Epilogue::Gelu, inner);
+            pause();
+            layer.output.multiply(team, inner, Epilogue::Add, states);
+            self.normalise(&layer.output_norm, states);
+        }
+        let vectors = self.pool(states, &lengths, pooling);
+        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+        vectors
+    }
+
+    /// Sum of word, position and type of each token, normalised.
+    fn look_up(&self, texts: &[&[u32]], states: &mut [f32]) {
+        let tokens = texts.iter().flat_map(|text| text.iter().zip(self.position.chunks_exact(self.hidden)));
+        for (state, (&id, position)) in states.chunks_exact_mut(self.hidden).zip(tokens) {
+            self.word.read(id as usize, state);
+            add_rows(state, position);
+        }
+        self.normalise(&self.norm, states);
+    }
+
+    fn normalise(&self, norm: &NormWeights, states: &mut [f32]) {
+        layer_norm(self.isa, states, &norm.gain, &norm.bias, self.epsilon);
+    }
+
+    fn pool(&self, states: &[f32], lengths: &[usize], pooling: Pooling) -> Vec<Vec<f32>> {
+        let mut rest = states;
+        let pool = |&length: &usize| {
+            let (text, after) = rest.split_at(length * self.hidden);
+            rest = after;
+            match pooling {
+                Pooling::Mean => mean(text, self.hidden),
+                Pooling::Cls => text[..self.hidden].to_vec(),
+            }
+        };
+        lengths.iter().map(pool).collect()
+    }
+}
+
+/// Runs of texts with [`GROUP_TOKENS`] tokens at most, or of one longer text.
+fn groups<'a, 'b>(texts: &'a [&'b [u32]]) -> impl Iterator<Item = &'a [&'b [u32]]> {
+    let mut rest = texts;
+    iter::from_fn(move || {
+        let mut tokens = 0;
+        let fits = |text: &&&[u32]| {
+            tokens += text.len();
+            tokens <= GROUP_TOKENS
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (group, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(group)
+    })
+}
+
+impl Layer {
+    fn new(weights: LayerWeights, attention: &Attention, intermediate: usize) -> Result<Self, String> {
+        let hidden = attention.heads * attention.head_width;
+        let square = |weights| checked_linear(weights, hidden, hidden);
+        let mut query = square(weights.query)?;
+        let scale = attention.query_scale();
+        query.weight.iter_mut().chain(&mut query.bias).for_each(|number| *number *= scale);
+        let (key, value) = (square(weights.key)?, square(weights.value)?);
+        let qkv = LinearWeights {
+            weight: [query.weight, key.weight, value.weight].concat(),
+            bias: [query.bias, key.bias, value.bias].concat(),
+        };
+        Ok(Self {
+            qkv: pack(&qkv, hidden),
+            attention_output: pack(&square(weights.attention_output)?, hidden),
+            attention_norm: checked(weights.attention_norm, hidden)?,
+            intermediate: pack(&checked_linear(weights.intermediate, intermediate, hidden)?, hidden),
+            output: pack(&checked_linear(weights.output, hidden, intermediate)?, intermediate),
+            output_norm: checked(weights.output_norm, hidden)?,
+        })
+    }
+}
+
+fn pack(weights: &LinearWeights, inputs: usize) -> PackedMatrix {
+    PackedMatrix::new(&weights.weight, &weights.bias, inputs)
+}
+
+fn checked_linear(weights: LinearWeights, outputs: usize, inputs: usize) -> Result<LinearWeights, String> {
+    expect("a linear layer's weights", weights.weight.len(), outputs * inputs)?;
+    expect("a linear layer's bias", weights.bias.len(), outputs)?;
+    Ok(weights)
+}
+
+fn checked(norm: NormWeights, hidden: usize) -> Result<NormWeights, String> {
+    expect("a layer norm's gain", norm.gain.len(), hidden)?;
+    expect("a layer norm's bias", norm.bias.len(), hidden)?;
+    Ok(norm)
+}
+
+fn expect(what: &str, is: usize, should_be: usize) -> Result<(), String> {
+    if is == should_be { Ok(()) } else { Err(format!("{what}: {is} numbers, not {should_be}")) }
+}
+
+impl Workspace {
+    fn resize(&mut self, tokens: usize, encoder: &Encoder) {
+        self.states.resize(tokens * encoder.hidden);
+        self.qkv.resize(tokens * 3 * encoder.hidden);
+        self.context.resize(tokens * encoder.hidden);
+        self.inner.resize(tokens * encoder.intermediate);
+    }
+}
