@@ -1,6 +1,6 @@
 //! Functions of one number.
 
-use crate::vector::Vector;
+use crate::vector::{Portable, Vector};
 
 /// `x · Φ(x)`, exact to 4e-7 of the largest of 1 and `|x|`.
 ///
@@ -49,12 +49,19 @@ fn polynomial<V: Vector, const N: usize>(x: V, coefficients: &[f32; N]) -> V {
     value
 }
 
-/// The activation of BERT for one number; the kernels' own reference.
+/// The activation of BERT for one number.
 pub fn gelu(x: f32) -> f32 {
-    gelu_vector(crate::vector::Portable::splat(x)).peak()
+    first_lane(gelu_vector(Portable::splat(x)))
 }
 
-/// The activation of CLIP for one number; the kernels' own reference.
+/// The activation of CLIP for one number.
 pub fn quick_gelu(x: f32) -> f32 {
-    quick_gelu_vector(crate::vector::Portable::splat(x)).peak()
+    first_lane(quick_gelu_vector(Portable::splat(x)))
+}
+
+fn first_lane(vector: Portable) -> f32 {
+    let mut lanes = [0.0; Portable::LANES];
+    // SAFETY: there is room for all lanes.
+    unsafe { vector.store(lanes.as_mut_ptr()) };
+    lanes[0]
 }

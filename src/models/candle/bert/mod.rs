@@ -38,6 +38,9 @@ const LIMITS: Limits =
     Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_millis(300) };
 /// Texts that one thread tokenises at least: a few take less time than waking another.
 const TEXTS_A_THREAD: usize = 32;
+/// Bytes of text that are tokenised where they are: it takes under 0.1 ms, and a wait for another
+/// thread takes milliseconds where a bulk batch keeps every core busy.
+const BYTES_INLINE: usize = 512;
 
 /// A BERT encoder behind a scheduler.
 pub struct BertEmbedder {
@@ -190,9 +193,12 @@ impl TextTokenizer {
         Ok(Self { inner, max_tokens })
     }
 
-    /// On tokio's blocking threads and not on rayon's pool, where a forward pass would have to
+    /// More than a little runs on tokio's blocking threads, and not on rayon's pool, where a forward pass would have to
     /// wait for it.
     async fn tokenize_all(self: &Arc<Self>, mut texts: Vec<String>) -> Result<Vec<Tokenized>, AnyError> {
+        if texts.iter().map(String::len).sum::<usize>() <= BYTES_INLINE {
+            return texts.iter().map(|text| self.tokenize(text)).collect();
+        }
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let share = texts.len().div_ceil(threads).max(TEXTS_A_THREAD);
         let mut parts = Vec::new();
