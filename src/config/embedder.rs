@@ -99,8 +99,12 @@ pub struct EmbedderEntry {
     pub max_tokens: usize,
     /// Search results of a lower similarity are left out unless the request gives a threshold.
     pub min_similarity: f32,
-    /// A question of a lower score (see `rag::ask`) is answered with "not in the documents".
+    /// A question of a lower score is answered with "not in the documents". The score is the best
+    /// similarity + `coverage_weight` × the share of the question's words in the passages.
     pub answer_cut: f32,
+    /// 0 for a model that is asked across languages, where no words are shared.
+    #[serde(default = "two_fifths")]
+    pub coverage_weight: f32,
     #[serde(default)]
     pub precision: Precision,
     #[serde(default)]
@@ -210,6 +214,10 @@ impl RemoteSettings {
 
 fn yes() -> bool {
     true
+}
+
+fn two_fifths() -> f32 {
+    0.4
 }
 
 fn twenty_seconds() -> u64 {

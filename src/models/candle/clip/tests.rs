@@ -93,7 +93,7 @@ async fn texts_become_the_tokens_and_vectors_of_the_reference() {
         let loaded = load(index);
         let cases = loaded.cases("texts");
         let texts: Vec<String> = cases.iter().map(|case| case["text"].as_str().unwrap().into()).collect();
-        let tokens = loaded.embedder.ids(texts.clone(), TextRole::Passage).await.unwrap();
+        let tokens = loaded.embedder.tokenizer.tokenize_all(texts.clone()).await.unwrap();
         for (case, tokens) in cases.iter().zip(&tokens) {
             assert_eq!(serde_json::json!(tokens.ids), case["ids"], "{}", case["name"]);
         }
