@@ -136,17 +136,16 @@ impl Embedder for BertEmbedder {
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
         let encoding =
             self.tokenizer.inner.encode_char_offsets(text, special).map_err(|error| self.failed(error))?;
-        let special = encoding.get_special_tokens_mask();
-        let parts =
-            encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets()).zip(special);
-        let token = |(((id, text), offsets), special): (((&u32, &String), &(usize, usize)), &u32)| Token {
-            id: *id,
-            text: text.clone(),
-            special: *special == 1,
-            start: offsets.0,
-            stop: offsets.1,
+        let (ids, texts, special) =
+            (encoding.get_ids(), encoding.get_tokens(), encoding.get_special_tokens_mask());
+        let token = |(index, &(start, stop)): (usize, &(usize, usize))| Token {
+            id: ids[index],
+            text: texts[index].clone(),
+            special: special[index] == 1,
+            start,
+            stop,
         };
-        Ok(parts.map(token).collect())
+        Ok(encoding.get_offsets().iter().enumerate().map(token).collect())
     }
 
     fn embed(
