@@ -210,9 +210,10 @@ impl DocumentFault {
     }
 }
 
-impl From<FetchError> for ApiError {
-    fn from(error: FetchError) -> Self {
-        let detail = error.to_string();
+impl ApiError {
+    /// An image that was given as a URL, in this field of the request.
+    pub fn about_url(field: &str, error: &FetchError) -> Self {
+        let detail = format!("{field}: {error}");
         match error {
             FetchError::NotAllowed | FetchError::Malformed(_) | FetchError::NotPublic(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "image_url_refused", detail)

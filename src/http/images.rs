@@ -96,7 +96,10 @@ pub async fn read(
 /// A picture as base64, a data URI, or, where the operator allows it, the URL of a public server.
 pub async fn obtain(gateway: &Gateway, field: &str, text: &str) -> Result<EncodedImage, ApiError> {
     let is_url = ["http://", "https://"].iter().any(|scheme| text.trim_start().starts_with(scheme));
-    if is_url { Ok(gateway.images.fetch(text.trim()).await?) } else { parse(field, text) }
+    if !is_url {
+        return parse(field, text);
+    }
+    gateway.images.fetch(text.trim()).await.map_err(|error| ApiError::about_url(field, &error))
 }
 
 /// A picture written as base64 or as a data URI; `field` is named in messages.

@@ -149,7 +149,7 @@ impl<M: BatchModel> Shared<M> {
     }
 
     /// Waits for work; nothing once the scheduler is dropped.
-    fn next(&self) -> Option<(Vec<Taken<M::Item, M::Output>>, Lane)> {
+    fn next(&self) -> Option<(Batch<M>, Lane)> {
         let mut queue = self.lock();
         loop {
             if queue.closed {
@@ -196,7 +196,7 @@ impl<M: BatchModel> Shared<M> {
 
     /// Runs a batch and tells its callers. When it fails, each caller's items are run alone, so
     /// that only the one whose item it was gets the error.
-    fn compute(&self, batch: Vec<Taken<M::Item, M::Output>>, pause: Pause<'_>) {
+    fn compute(&self, batch: Batch<M>, pause: Pause<'_>) {
         let error = match self.run(&batch, pause) {
             Ok(outputs) => {
                 for (taken, output) in batch.into_iter().zip(outputs) {
@@ -249,6 +249,8 @@ impl<M: BatchModel> Shared<M> {
         ModelError::Failed { model: self.name.clone(), reason }
     }
 }
+
+type Batch<M> = Vec<Taken<<M as BatchModel>::Item, <M as BatchModel>::Output>>;
 
 /// How much of a bulk batch's time went to interactive items.
 struct Passing {

@@ -10,8 +10,8 @@ use crate::vector::{Portable, Vector};
 pub(crate) fn gelu_vector<V: Vector>(x: V) -> V {
     const LIMIT: f32 = 5.6;
     const P: [f32; 6] =
-        [0.797_884_46, 0.068_750_7, 0.009_414_393, 0.000_347_680_2, 1.271_24e-5, 4.428_882_3e-8];
-    const Q: [f32; 6] = [1.0, 0.252_831_95, 0.028_939_611, 0.001_912_921_8, 7.509_706_6e-5, 1.180_160_2e-6];
+        [0.797_884_46, 0.068_750_7, 0.009_414_392_5, 3.476_802e-4, 1.271_239_9e-5, 4.428_882e-8];
+    const Q: [f32; 6] = [1.0, 0.252_831_94, 0.028_939_61, 0.001_912_921_8, 7.509_706_5e-5, 1.180_160_2e-6];
     let clamped = x.min(V::splat(LIMIT)).max(V::splat(-LIMIT));
     let square = clamped.mul(clamped);
     let erf = clamped.mul(polynomial(square, &P)).div(polynomial(square, &Q));
@@ -32,8 +32,15 @@ pub(crate) fn exp2_vector<V: Vector>(x: V) -> V {
     /// Adding it leaves the integer part of a number in the low bits.
     const ROUND: f32 = 12_582_912.0; // 1.5 × 2²³
     /// Of `2ᶠ` on |f| ≤ ½: a weighted least-squares fit, error 2e-9.
-    const P: [f32; 7] =
-        [1.0, 0.693_147_2, 0.240_226_47, 0.055_503_29, 0.009_618_489, 0.001_339_993_1, 0.000_153_458_05];
+    const P: [f32; 7] = [
+        1.0,
+        std::f32::consts::LN_2,
+        0.240_226_47,
+        0.055_503_29,
+        0.009_618_489,
+        0.001_339_993_1,
+        0.000_153_458_05,
+    ];
     let x = x.max(V::splat(-126.0)).min(V::splat(126.0));
     let rounded = x.add(V::splat(ROUND));
     let fraction = x.sub(rounded.sub(V::splat(ROUND)));

@@ -253,11 +253,7 @@ pub struct Portable([f32; 8]);
 impl Portable {
     #[inline(always)]
     fn zip(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
-        let mut result = self.0;
-        for lane in 0..8 {
-            result[lane] = operation(self.0[lane], other.0[lane]);
-        }
-        Self(result)
+        Self(std::array::from_fn(|lane| operation(self.0[lane], other.0[lane])))
     }
 }
 
@@ -306,11 +302,7 @@ impl Vector for Portable {
     fn mul_add(self, factor: Self, term: Self) -> Self {
         // On x86 without FMA, `f32::mul_add` is a call for each number.
         if cfg!(target_arch = "aarch64") {
-            let mut result = self.0;
-            for lane in 0..8 {
-                result[lane] = self.0[lane].mul_add(factor.0[lane], term.0[lane]);
-            }
-            Self(result)
+            Self(std::array::from_fn(|lane| self.0[lane].mul_add(factor.0[lane], term.0[lane])))
         } else {
             self.mul(factor).add(term)
         }

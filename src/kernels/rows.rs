@@ -10,7 +10,10 @@ use crate::{
 /// `width` is the length of `gain`, a multiple of 16.
 pub fn layer_norm(isa: Isa, x: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
     let width = gain.len();
-    assert!(width > 0 && width % 16 == 0 && bias.len() == width && x.len() % width == 0, "rows of {width}");
+    assert!(
+        width > 0 && width.is_multiple_of(16) && bias.len() == width && x.len().is_multiple_of(width),
+        "rows of {width}"
+    );
     isa.dispatch(LayerNorm { x, gain, bias, epsilon });
 }
 
