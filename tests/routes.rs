@@ -55,7 +55,7 @@ async fn a_model_without_weights_is_503_with_the_fix_and_the_others_serve() {
         let models = ready["models"].as_array().unwrap();
         models.iter().find(|model| model["model_type"] == model_type).unwrap()["state"].clone()
     };
-    assert_eq!((state("text-embedding"), state("image-embedding")), (json!("loaded"), json!("waiting")));
+    assert_eq!((state("text-embedding"), state("image-embedding")), (json!("loaded"), json!("failed")));
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
 }
 
 fn list(config: &Config, assets: &Assets) -> Result<ExitCode> {
-    println!("{:28} {:9} {:12} {:8} where", "name", "kind", "licence", "state");
+    println!("{:38} {:7} {:12} {:8} where", "name", "kind", "licence", "state");
     for entry in entries(&config.catalog) {
         let found = assets.locate(entry.name, entry.files.files, entry.files.sources)?;
         let state = if found.is_some() { "present" } else { "missing" };
@@ -71,13 +71,13 @@ fn list(config: &Config, assets: &Assets) -> Result<ExitCode> {
             Some(folder) => folder.display().to_string(),
             None => entry.files.sources.iter().map(describe).collect::<Vec<_>>().join(", then "),
         };
-        println!("{:28} {:9} {:12} {:8} {place}", entry.name, entry.kind, entry.licence, state);
+        println!("{:38} {:7} {:12} {:8} {place}", entry.name, entry.kind, entry.licence, state);
     }
     for server in servers(&config.catalog) {
         let ready = server.key.is_none_or(|name| std::env::var(name).is_ok());
         let state = if ready { "set up" } else { "no key" };
         println!(
-            "{:28} {:9} {:12} {:8} {} ({})",
+            "{:38} {:7} {:12} {:8} {} ({})",
             server.name, server.kind, "-", state, server.url, server.model
         );
     }

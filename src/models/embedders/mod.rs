@@ -8,7 +8,11 @@
 mod replicas;
 mod slot;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
@@ -16,6 +20,9 @@ use tokio::sync::OnceCell;
 use self::{replicas::Replicas, slot::Slot};
 use super::{Embedder, ModelError};
 use crate::config::{Catalog, EmbeddingSpace};
+
+/// Pause after a model could not be had: each attempt asks other servers.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Where embedders come from.
 pub trait Supply: Send + Sync + 'static {
@@ -41,6 +48,28 @@ pub struct Embedders {
 struct Route {
     candidates: Vec<String>,
     chosen: OnceCell<String>,
+    /// Why no candidate could be had, and when that was.
+    failed: Mutex<Option<(ModelError, Instant)>>,
+}
+
+impl Route {
+    fn new(candidates: Vec<String>, chosen: Option<String>) -> Self {
+        Self { candidates, chosen: OnceCell::new_with(chosen), failed: Mutex::default() }
+    }
+
+    /// The failure of a choice, until it is worth another attempt.
+    fn failure(&self) -> Option<ModelError> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().filter(|(_, at)| at.elapsed() < RETRY_AFTER).map(|(error, _)| error.clone())
+    }
+
+    fn remember(&self, error: &ModelError) {
+        // A database that is away is no reason to wait.
+        if matches!(error, ModelError::NotLoaded { .. }) {
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((error.clone(), Instant::now()));
+        }
+    }
 }
 
 /// What is known of a model.
@@ -72,7 +101,7 @@ impl Embedders {
         let slots = Arc::new(slots.collect());
         let routes = routes.into_iter().map(|(model_type, embedder)| {
             let name = embedder.space().model.clone();
-            (model_type, Route { candidates: vec![name.clone()], chosen: OnceCell::new_with(Some(name)) })
+            (model_type, Route::new(vec![name.clone()], Some(name)))
         });
         Self { slots, routes: Arc::new(routes.collect()), groups: Arc::default() }
     }
@@ -95,10 +124,11 @@ impl Embedders {
                 groups.insert(first.space.id.clone(), Arc::new(Replicas::new(first.space.clone(), members)));
             }
         }
-        let routes = catalog.routes.embed.iter().map(|(model_type, route)| {
-            let route = Route { candidates: route.candidates.clone(), chosen: OnceCell::new() };
-            (model_type.clone(), route)
-        });
+        let routes = catalog
+            .routes
+            .embed
+            .iter()
+            .map(|(model_type, route)| (model_type.clone(), Route::new(route.candidates.clone(), None)));
         Self { slots: Arc::new(slots), routes: Arc::new(routes.collect()), groups: Arc::new(groups) }
     }
 
@@ -134,16 +164,21 @@ impl Embedders {
     /// The model that serves a type, chosen now if it was not before; nothing is loaded.
     pub async fn chosen(&self, model_type: &str) -> Option<Result<String, ModelError>> {
         let route = self.routes.get(model_type)?;
-        let supply = || async {
-            match route.candidates.iter().find_map(|name| self.slots.get(name)?.supply()) {
+        let choose = || async {
+            // Asked under the cell's lock: of many callers one asks the sources.
+            if let Some(error) = route.failure() {
+                return Err(error);
+            }
+            let chosen = match route.candidates.iter().find_map(|name| self.slots.get(name)?.supply()) {
                 Some(supply) => supply.choose(model_type).await,
                 None => Err(ModelError::NotLoaded {
                     model: model_type.to_owned(),
                     reason: "it has no candidates".into(),
                 }),
-            }
+            };
+            chosen.inspect_err(|error| route.remember(error))
         };
-        Some(route.chosen.get_or_try_init(supply).await.cloned())
+        Some(route.chosen.get_or_try_init(choose).await.cloned())
     }
 
     /// Identifiers of the spaces that can be searched.
@@ -164,7 +199,11 @@ impl Embedders {
             RouteStatus {
                 model_type: model_type.clone(),
                 candidates: route.candidates.clone(),
-                state: slot.map_or(ModelState::Waiting, |slot| slot.state()),
+                state: match (slot, route.failure()) {
+                    (Some(slot), _) => slot.state(),
+                    (None, Some(error)) => ModelState::Failed(error.to_string()),
+                    (None, None) => ModelState::Waiting,
+                },
                 model,
             }
         })

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures_util::{
@@ -10,11 +10,8 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use super::{Embedder, ModelError, ModelState, Supply};
+use super::{Embedder, ModelError, ModelState, RETRY_AFTER, Supply};
 use crate::config::EmbeddingSpace;
-
-/// Pause after a failed load: fetching asks other servers.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 type Loading = Shared<BoxFuture<'static, Result<Arc<dyn Embedder>, ModelError>>>;
 

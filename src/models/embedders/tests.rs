@@ -31,14 +31,20 @@ impl Embedder for Named {
 
 struct Counting {
     catalog: Catalog,
+    choices: AtomicUsize,
     loads: AtomicUsize,
     fails: bool,
 }
 
 impl Supply for Counting {
     fn choose(&self, model_type: &str) -> BoxFuture<'_, Result<String, ModelError>> {
+        self.choices.fetch_add(1, Ordering::SeqCst);
         let first = self.catalog.routes.embed[model_type].candidates[0].clone();
-        async { Ok(first) }.boxed()
+        let chosen = match model_type {
+            "image-embedding" => Err(ModelError::NotLoaded { model: first, reason: "no source".into() }),
+            _ => Ok(first),
+        };
+        async { chosen }.boxed()
     }
 
     fn load(&self, model: &str) -> BoxFuture<'_, Result<Arc<dyn Embedder>, ModelError>> {
@@ -57,7 +63,8 @@ impl Supply for Counting {
 
 fn counting(fails: bool) -> (Embedders, Arc<Counting>) {
     let catalog = Catalog::parse(BUILT_IN, "models.toml").unwrap();
-    let supply = Arc::new(Counting { catalog, loads: AtomicUsize::new(0), fails });
+    let supply =
+        Arc::new(Counting { catalog, choices: AtomicUsize::new(0), loads: AtomicUsize::new(0), fails });
     let shared: Arc<dyn Supply> = supply.clone();
     (Embedders::on_demand(&supply.catalog, &shared), supply)
 }
@@ -110,4 +117,16 @@ async fn unknown_names_are_none() {
     assert!(embedders.of_type("nothing").await.is_none());
     assert!(embedders.named("nothing").await.is_none());
     assert!(embedders.of_space("nothing").await.is_none());
+}
+
+#[tokio::test]
+async fn a_route_without_a_candidate_says_so_without_asking_every_time() {
+    let (embedders, supply) = counting(false);
+    for _ in 0..3 {
+        let error = embedders.of_type("image-embedding").await.unwrap().err().unwrap();
+        assert!(matches!(error, ModelError::NotLoaded { .. }), "{error}");
+    }
+    assert_eq!(supply.choices.load(Ordering::SeqCst), 1);
+    let route = embedders.routes().find(|route| route.model_type == "image-embedding").unwrap();
+    assert!(matches!(route.state, ModelState::Failed(_)), "{route:?}");
 }
