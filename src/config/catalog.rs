@@ -280,6 +280,9 @@ impl Catalog {
         if passage == 0 || self.ingest.overlap_tokens >= passage {
             return Err("ingest: overlap_tokens must be smaller than passage_tokens".into());
         }
+        if self.jobs.lease_ms < 1000 || self.jobs.poll_ms == 0 || self.jobs.max_attempts < 1 {
+            return Err("jobs: lease_ms must be at least 1000, poll_ms and max_attempts at least 1".into());
+        }
         if self.ask.passages == 0 {
             return Err("ask.passages must be at least 1".into());
         }

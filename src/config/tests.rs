@@ -85,6 +85,7 @@ fn entries_that_contradict_themselves_are_refused() {
         ),
         ("name = \"tokenizer.json\"", "name = \"tokeniser.json\"", "files lacks `tokenizer.json`"),
         ("[routes.embed.text-embedding]", "[routes.embed.cached]", "reserved"),
+        ("lease_ms = 30_000", "lease_ms = 10", "jobs: lease_ms"),
         ("normalize = true", "normalize = true\nprecision = \"f8\"", "f8"),
     ] {
         let text = with_server();

@@ -27,7 +27,7 @@ use super::{
         (name = "search", description = "Passages nearest to a query"),
         (name = "documents", description = "What answers come from"),
         (name = "collections", description = "Named sets of documents, each of one embedding space"),
-        (name = "embed", description = "Texts in, vectors out"),
+        (name = "embed", description = "Texts or images in, vectors out"),
         (name = "tasks", description = "What was queued: how far it is, what came out"),
         (name = "openai", description = "For OpenAI's clients"),
         (name = "tei", description = "For clients of text-embeddings-inference"),
