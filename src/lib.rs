@@ -10,3 +10,4 @@ pub mod models;
 pub mod rag;
 pub mod store;
 pub mod telemetry;
+mod tls;

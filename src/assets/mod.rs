@@ -211,18 +211,9 @@ impl Assets {
     }
 }
 
-/// Makes `ring` the cryptography behind every TLS connection of this process.
-///
-/// `reqwest` is built without a provider of its own; call this before the first
-/// client is built. Calling it again does nothing.
-pub fn install_tls() {
-    // An error says that a provider is already installed, which is what is wanted.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
 /// No total time limit: a slow line must be able to finish. A silent one is given up.
 fn client() -> Result<reqwest::Client, AssetError> {
-    install_tls();
+    crate::tls::install();
     reqwest::Client::builder()
         .user_agent(concat!("ragway/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(5))

@@ -57,14 +57,12 @@ impl ImageFetcher {
     }
 
     fn reaching(settings: &ImageUrlSettings, reachable: fn(IpAddr) -> bool) -> reqwest::Result<Self> {
-        // Whoever installed a provider before has done the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::install();
         let client = reqwest::Client::builder()
             .redirect(Policy::none())
             // A proxy would look names up by itself.
             .no_proxy()
             .dns_resolver(Arc::new(PublicOnly { reachable }))
-            .timeout(Duration::from_millis(settings.timeout_ms))
             .build()?;
         Ok(Self { settings: settings.clone(), client, reachable })
     }

@@ -12,6 +12,7 @@ pub mod remote;
 pub mod router;
 pub mod scheduler;
 mod server;
+pub mod vectors;
 
 pub use embedders::Embedders;
 
@@ -35,6 +36,15 @@ impl TextRole {
             TextRole::Query => &prefixes.query,
             TextRole::Passage => &prefixes.passage,
         }
+    }
+
+    /// Texts of this role as the model reads them.
+    pub fn prefixed(self, prefixes: &Prefixes, texts: Vec<String>) -> Vec<String> {
+        let prefix = self.prefix(prefixes);
+        if prefix.is_empty() {
+            return texts;
+        }
+        texts.into_iter().map(|text| format!("{prefix}{text}")).collect()
     }
 }
 

@@ -124,8 +124,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client for the server at `base_url`; what runs on this machine is asked without a proxy.
 pub fn client(base_url: &url::Url) -> reqwest::Result<reqwest::Client> {
-    // Whoever installed a provider before has done the same.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::tls::install();
     let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
     if is_this_machine(base_url) { http.no_proxy().build() } else { http.build() }
 }

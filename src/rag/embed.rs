@@ -28,7 +28,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    fn new(embeddings: Embeddings, embedder: &dyn Embedder) -> Self {
+    pub(super) fn new(embeddings: Embeddings, embedder: &dyn Embedder) -> Self {
         Self {
             vectors: embeddings.vectors,
             space: embedder.space().clone(),

@@ -9,7 +9,7 @@ use super::{
     Rag, RagError,
     embed::{Embedded, EmbedderChoice, check_texts},
 };
-use crate::models::{Lane, TextRole};
+use crate::models::{Lane, TextRole, vectors::scale_to_one};
 
 /// Texts that the model gets at once when nobody else waits for it.
 pub const MOST_AT_ONCE: usize = 64;
@@ -55,8 +55,9 @@ impl Rag {
             let size = batch_size(texts.len(), self.load.waiting());
             largest = largest.max(size);
             let done = embedded.vectors.len();
-            let batch = embedder.embed(texts.by_ref().take(size).collect(), role, Lane::Bulk).await?;
-            embedded.vectors.extend(batch.vectors.into_iter().map(normalized));
+            let mut batch = embedder.embed(texts.by_ref().take(size).collect(), role, Lane::Bulk).await?;
+            batch.vectors.iter_mut().for_each(|vector| scale_to_one(vector));
+            embedded.vectors.append(&mut batch.vectors);
             embedded.truncated.extend(batch.truncated.into_iter().map(|index| done + index));
             embedded.tokens += batch.tokens;
         }
@@ -75,12 +76,7 @@ impl Rag {
         let _waiting = self.load.enter();
         let cached = self.cache.embed(&embedder, texts, role, Lane::Interactive).await?;
         Ok(EmbeddedCached {
-            embedded: Embedded {
-                vectors: cached.embeddings.vectors,
-                space: embedder.space().clone(),
-                truncated: cached.embeddings.truncated,
-                tokens: cached.embeddings.tokens,
-            },
+            embedded: Embedded::new(cached.embeddings, embedder.as_ref()),
             hits: cached.hits,
         })
     }
@@ -124,17 +120,6 @@ impl Drop for Waiting {
     }
 }
 
-/// A vector of zeros has no direction and stays.
-fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
-    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    if length > 0.0 {
-        for x in &mut vector {
-            *x = (f64::from(*x) / length) as f32;
-        }
-    }
-    vector
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,12 +138,5 @@ mod tests {
         assert_eq!(load.waiting(), 2);
         drop((first, second));
         assert_eq!(load.waiting(), 0);
-    }
-
-    #[test]
-    fn vectors_get_length_one() {
-        assert_eq!(normalized(vec![3.0, 4.0]), [0.6, 0.8]);
-        assert_eq!(normalized(vec![0.0, 0.0]), [0.0, 0.0]);
-        assert_eq!(normalized(vec![f32::MAX, 0.0]), [1.0, 0.0]);
     }
 }

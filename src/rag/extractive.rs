@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{RagError, sentences::sentences};
-use crate::models::{Embedder, Lane, TextRole};
+use crate::models::{Embedder, Lane, TextRole, vectors::cosine};
 
 /// Sentences quoted at most.
 const MAX_QUOTES: usize = 2;
@@ -76,9 +76,4 @@ fn says_something(sentence: &str) -> bool {
 /// A heading names what follows and says nothing of it.
 pub fn is_heading(sentence: &str) -> bool {
     sentence.starts_with('#')
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE)
 }

@@ -35,13 +35,10 @@ impl Rag {
     ) -> Result<Vec<String>, RagError> {
         self.check_size(&texts)?;
         let embedder = self.embedder(choice).await?;
-        let prefixes = self.catalog.embedder(&embedder.space().model).map(|entry| &entry.prefixes);
-        let prefix = match role {
-            TextRole::Query => prefixes.map(|prefixes| prefixes.query.clone()),
-            TextRole::Passage => prefixes.map(|prefixes| prefixes.passage.clone()),
-        };
+        let entry = self.catalog.embedder(&embedder.space().model);
+        let prefix = entry.map_or_else(String::new, |entry| role.prefix(&entry.prefixes).to_owned());
         let cut = move || {
-            let room = room(&embedder, &prefix.unwrap_or_default())?;
+            let room = room(&embedder, &prefix)?;
             texts.into_iter().map(|text| keep_end(&*embedder, text, room)).collect()
         };
         let texts: Result<_, ModelError> = tokio::task::spawn_blocking(cut).await?;

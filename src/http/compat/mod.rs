@@ -26,7 +26,7 @@ use utoipa::{
 use super::{Gateway, error::ApiError};
 use crate::{
     config::{Catalog, EmbeddingSpace, Source},
-    models::embedders::ModelState,
+    models::{embedders::ModelState, vectors::scale_to_one},
     rag::embed::EmbedderChoice,
 };
 
@@ -116,14 +116,6 @@ fn cut(vectors: &mut [Vec<f32>], length: usize) {
     for vector in vectors.iter_mut().filter(|vector| vector.len() > length) {
         vector.truncate(length);
         scale_to_one(vector);
-    }
-}
-
-/// A vector of zeros stays one.
-fn scale_to_one(vector: &mut [f32]) {
-    let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
-    if length > 0.0 {
-        vector.iter_mut().for_each(|number| *number /= length);
     }
 }
 

@@ -4,11 +4,11 @@ use actix_web::{get, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{TeiError, TextInput, cut, errors::TeiErrorBody, length, scale_to_one};
+use super::{TeiError, TextInput, cut, errors::TeiErrorBody, length};
 use crate::{
     config::TEXT_ROUTE,
     http::{Gateway, error::ApiError},
-    models::{TextRole, Token},
+    models::{TextRole, Token, vectors::scale_to_one},
     rag::embed::EmbedderChoice,
 };
 

@@ -83,12 +83,11 @@ pub enum ModelState {
     Failed(String),
 }
 
-/// A model type with its model, or its candidates while none was chosen.
+/// A model type with its model, where one was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteStatus {
     pub model_type: String,
     pub model: Option<String>,
-    pub candidates: Vec<String>,
     pub state: ModelState,
 }
 
@@ -198,7 +197,6 @@ impl Embedders {
             let slot = model.as_ref().and_then(|name| self.slots.get(name));
             RouteStatus {
                 model_type: model_type.clone(),
-                candidates: route.candidates.clone(),
                 state: match (slot, route.failure()) {
                     (Some(slot), _) => slot.state(),
                     (None, Some(error)) => ModelState::Failed(error.to_string()),

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use super::slot::Slot;
 use crate::{
     config::EmbeddingSpace,
-    models::{Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole, Token},
+    models::{Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole, Token, vectors::cosine},
 };
 
 /// How long a replica that failed is left alone.
@@ -145,16 +145,6 @@ fn stands_in(error: &ModelError) -> bool {
         | ModelError::Failed { .. } => true,
         ModelError::Unfit { .. } | ModelError::BadImage { .. } => false,
     }
-}
-
-/// Cosine similarity; 0 for vectors of different lengths.
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    if a.len() != b.len() {
-        return 0.0;
-    }
-    let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-    let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
-    dot / (length(a) * length(b)).max(f32::MIN_POSITIVE)
 }
 
 /// What a member is asked for, as often as it takes.

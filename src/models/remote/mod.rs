@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{
     Embedder, Embeddings, Lane, ModelError, TextRole, Token,
     server::{Server, chain, client},
+    vectors::scale_to_one,
 };
 use crate::config::{EmbedderEntry, EmbeddingSpace, Prefixes, RemoteApi, RemoteSettings};
 
@@ -76,8 +77,7 @@ impl RemoteEmbedder {
     }
 
     async fn embed_all(&self, texts: Vec<String>, role: TextRole) -> Result<Embeddings, ModelError> {
-        let prefix = role.prefix(&self.prefixes);
-        let texts: Vec<String> = texts.into_iter().map(|text| format!("{prefix}{text}")).collect();
+        let texts = role.prefixed(&self.prefixes, texts);
         let batches = texts.chunks(self.settings.batch).map(|batch| self.batch(batch));
         let answers: Vec<Answer> =
             stream::iter(batches.collect::<Vec<_>>()).buffered(CONCURRENT).try_collect().await?;
@@ -183,8 +183,7 @@ impl RemoteEmbedder {
                 return Err(self.server.failed("it sent a number that is not finite".into()));
             }
             if self.normalize {
-                let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-                vector.iter_mut().for_each(|x| *x /= length.max(f32::MIN_POSITIVE));
+                scale_to_one(vector);
             }
         }
         Ok(answer)

@@ -82,7 +82,7 @@ impl BertEmbedder {
     }
 
     async fn run(&self, texts: Vec<String>, role: TextRole, lane: Lane) -> Result<Embeddings, ModelError> {
-        let texts = self.prefixed(texts, role);
+        let texts = role.prefixed(&self.prefixes, texts);
         let tokenized = self.tokenizer.tokenize_all(texts).await.map_err(|error| self.failed(error))?;
         let truncated = (0..tokenized.len()).filter(|&index| tokenized[index].truncated).collect();
         let costs: Vec<usize> = tokenized.iter().map(|text| text.ids.len()).collect();
@@ -94,14 +94,6 @@ impl BertEmbedder {
 
     fn failed(&self, error: AnyError) -> ModelError {
         ModelError::Failed { model: self.space.model.clone(), reason: error.to_string() }
-    }
-
-    fn prefixed(&self, texts: Vec<String>, role: TextRole) -> Vec<String> {
-        let prefix = role.prefix(&self.prefixes);
-        if prefix.is_empty() {
-            return texts;
-        }
-        texts.into_iter().map(|text| format!("{prefix}{text}")).collect()
     }
 }
 

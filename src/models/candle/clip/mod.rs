@@ -95,8 +95,7 @@ impl ClipEmbedder {
         role: TextRole,
         lane: Lane,
     ) -> Result<Embeddings, ModelError> {
-        let prefix = role.prefix(&self.prefixes);
-        let texts = texts.into_iter().map(|text| format!("{prefix}{text}")).collect();
+        let texts = role.prefixed(&self.prefixes, texts);
         let texts =
             self.tokenizer.tokenize_all(texts).await.map_err(|error| self.failed(&error.to_string()))?;
         let truncated = (0..texts.len()).filter(|&index| texts[index].truncated).collect();
