@@ -57,6 +57,9 @@ impl Parts {
 
     /// Stops what was started.
     pub async fn stop(self) -> Result<()> {
+        if let Err(error) = self.rag.ledger().flush().await {
+            tracing::error!(%error, "usage that was counted last is lost: {error}");
+        }
         self.database.stop().await
     }
 }
@@ -87,7 +90,9 @@ impl Application {
         let handle = self.server.handle();
         // Dropped, by whatever ends this function, it stops the workers.
         let (stop_jobs, jobs_stopped) = oneshot::channel::<()>();
-        let jobs = tokio::spawn(self.rag.run_jobs(jobs_stopped.map(drop)));
+        let jobs = tokio::spawn(self.rag.clone().run_jobs(jobs_stopped.map(drop)));
+        let (stop_accounts, accounts_stopped) = oneshot::channel::<()>();
+        let accounts = tokio::spawn(self.rag.clone().run_accounts(accounts_stopped.map(drop)));
         let mut serving = tokio::spawn(self.server);
         tokio::select! {
             ended = &mut serving => ended??,
@@ -97,7 +102,10 @@ impl Application {
             }
         }
         drop(stop_jobs);
-        Ok(jobs.await?)
+        jobs.await?;
+        drop(stop_accounts);
+        accounts.await?;
+        Ok(self.rag.ledger().flush().await?)
     }
 }
 

@@ -5,6 +5,8 @@
 //! | `/embed/{model_type}`, `/api/v1/embed…` | `embed` |
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
+//! | `/api/v1/feedback` | `feedback` |
+//! | `/api/v1/usage` | `usage` |
 //! | `/v1/…`, TEI's and Infinity's paths | `compat` |
 //! | `/api/v1/documents…` | `documents`, `upload`, `images` |
 //! | `/api/v1/collections…` | `collections`, `reembed` |
@@ -17,12 +19,14 @@
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
 mod ask;
+mod caller;
 mod collections;
 mod compat;
 mod documents;
 mod embed;
 pub mod error;
 mod extractors;
+mod feedback;
 mod fetch;
 mod health;
 mod images;
@@ -33,6 +37,7 @@ mod reembed;
 mod search;
 mod tasks;
 mod upload;
+mod usage;
 
 use std::{
     net::TcpListener,

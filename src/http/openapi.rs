@@ -10,7 +10,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 use super::{
     ask, collections,
     compat::{infinity, openai, tei},
-    documents, embed, health, images, reembed, search, tasks,
+    documents, embed, feedback, health, images, reembed, search, tasks, usage,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -29,6 +29,7 @@ use super::{
         (name = "collections", description = "Named sets of documents, each of one embedding space"),
         (name = "embed", description = "Texts or images in, vectors out"),
         (name = "tasks", description = "What was queued: how far it is, what came out"),
+        (name = "usage", description = "Tokens, cost and quotas"),
         (name = "openai", description = "For OpenAI's clients"),
         (name = "tei", description = "For clients of text-embeddings-inference"),
         (name = "infinity", description = "For clients of Infinity"),
@@ -57,6 +58,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
 fn api(config: &mut ServiceConfig<'_>) {
     config
         .service(ask::ask)
+        .service(feedback::rate)
+        .service(usage::show)
         .service(search::search)
         .service(documents::store)
         .service(documents::store_async)

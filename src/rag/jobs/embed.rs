@@ -9,10 +9,11 @@ use crate::{
     config::EmbeddingSpace,
     models::{Embeddings, Lane, ModelError, TextRole},
     rag::{
-        Rag, RagError,
+        Caller, Rag, RagError,
         embed::{Embedded, EmbedderChoice, check_texts},
+        usage::{Operation, Tokens},
     },
-    store::{ClaimedJob, JobStep, TenantId},
+    store::{ClaimedJob, JobStep},
 };
 
 /// Texts of one step: what is done again, at most, after an interruption.
@@ -53,13 +54,14 @@ impl Rag {
     /// Queues what [`Rag::embed`] does at once; refuses what it refuses.
     pub async fn embed_later(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         choice: &EmbedderChoice,
         texts: Vec<String>,
     ) -> Result<Uuid, RagError> {
         let space = self.space(choice).await?.id;
+        self.ledger().admit(caller).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
-        self.enqueue(tenant, Work::Embed(EmbedWork { texts, space })).await
+        self.enqueue(caller.tenant, Work::Embed(EmbedWork { texts, space })).await
     }
 
     pub(super) async fn perform_embed(&self, job: &ClaimedJob, work: EmbedWork) -> Result<Vec<u8>, RagError> {
@@ -72,6 +74,13 @@ impl Rag {
         while let Some(texts) = work.texts.get(first..).filter(|left| !left.is_empty()) {
             let texts = &texts[..texts.len().min(STEP_TEXTS)];
             let embeddings = embedder.embed(texts.to_vec(), TextRole::Passage, Lane::Bulk).await?;
+            let tokens = Tokens { embedded: embeddings.tokens, ..Tokens::default() };
+            self.ledger().record_beside(
+                job.lease.tenant.into(),
+                Operation::Embed,
+                &embedder.space().model,
+                tokens,
+            );
             let next = first + texts.len();
             let outcome = to_stored(&StoredVectors::new(&embeddings, first))?;
             let (position, done) = (first as i64, next as i64);
