@@ -3,7 +3,10 @@
 use actix_web::{App, web};
 use utoipa::{
     OpenApi as _,
-    openapi::{HttpMethod, OpenApi},
+    openapi::{
+        HttpMethod, OpenApi,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
@@ -38,10 +41,21 @@ use super::{
 )]
 struct Base;
 
+/// Name of the scheme by which clients may say who they are.
+const BEARER: &str = "bearerAuth";
+
 /// The document, as served at `/openapi.json` and published in `openapi/`.
 pub fn document() -> OpenApi {
-    let (_, document) =
+    let (_, mut document) =
         App::new().into_utoipa_app().openapi(Base::openapi()).configure(api).split_for_parts();
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("Sent where it is given; an installation without accounts asks for none."))
+        .build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(token));
+    // Either none or a token: the empty requirement makes it optional.
+    document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new(BEARER, [""; 0])]);
     document
 }
 

@@ -47,7 +47,9 @@ async function openCreation() {
   $("creation-name").value = "";
   $("creation-error").textContent = "";
   $("creation").showModal();
-  const { data } = await (await send("v1/models")).json();
-  const embedders = data.filter(({ kind }) => !kind || kind === "embedder");
-  $("creation-model").replaceChildren(...embedders.map(({ id }) => el("option", { value: id, textContent: id })));
+  const { models } = await (await send("health")).json();
+  const options = models.map(({ model_type: type, model }) =>
+    el("option", { value: type, textContent: model ? `${type} (${model})` : type }));
+  $("creation-model").replaceChildren(...options);
+  $("creation-model").value = "text-embedding";
 }
