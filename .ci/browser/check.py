@@ -46,7 +46,7 @@ class Checked:
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", lambda message: self.hear(message.text))
-        page.on("request", self.requests.append)
+        page.on("request", lambda request: self.requests.append(request))
         page.goto(self.url + path)
         return page
 

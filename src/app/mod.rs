@@ -57,9 +57,7 @@ impl Parts {
 
     /// Stops what was started.
     pub async fn stop(self) -> Result<()> {
-        if let Err(error) = self.rag.ledger().flush().await {
-            tracing::error!(%error, "usage that was counted last is lost: {error}");
-        }
+        write_usage(&self.rag).await;
         self.database.stop().await
     }
 }
@@ -105,7 +103,15 @@ impl Application {
         jobs.await?;
         drop(stop_accounts);
         accounts.await?;
-        Ok(self.rag.ledger().flush().await?)
+        write_usage(&self.rag).await;
+        Ok(())
+    }
+}
+
+/// Writes what was counted last; that it cannot be keeps nothing else from ending well.
+async fn write_usage(rag: &Rag) {
+    if let Err(error) = rag.ledger().flush().await {
+        tracing::error!(%error, "usage that was counted last is lost: {error}");
     }
 }
 

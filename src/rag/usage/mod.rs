@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     fn add(&self, caller: Caller, operation: Operation, backend: &str, requests: i64, tokens: Tokens) -> i64 {
-        let cost_nano = self.cost_nano(backend, tokens);
+        let cost_nano = self.prices.get(backend).map_or(0, |price| price.of_nano(tokens));
         let counts = UsageCounts {
             requests,
             embed_tokens: whole(tokens.embedded),
@@ -163,8 +163,14 @@ impl Ledger {
         self.books().totals.clone()
     }
 
-    /// Writes what was counted.
-    pub async fn flush(&self) -> Result<(), StoreError> {
+    /// Writes what was counted. Dropped, it goes on: a request that is given up must not take counts along.
+    pub async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
+        let ledger = Arc::clone(self);
+        let written = tokio::spawn(async move { ledger.write().await }).await;
+        written.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    async fn write(&self) -> Result<(), StoreError> {
         let _one = self.writing.lock().await;
         let pending = std::mem::take(&mut self.books().pending);
         if !pending.is_empty() {
@@ -200,16 +206,18 @@ impl Ledger {
         Ok(())
     }
 
-    fn cost_nano(&self, backend: &str, tokens: Tokens) -> i64 {
-        let Some(price) = self.prices.get(backend) else { return 0 };
-        let input = (tokens.embedded + tokens.prompt) as f64 * price.input;
-        let output = tokens.completion as f64 * price.output;
-        // A unit for a million tokens is 1,000 billionths for one.
-        ((input + output) * 1000.0).round() as i64
-    }
-
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Price {
+    /// In billionths.
+    fn of_nano(self, tokens: Tokens) -> i64 {
+        let input = (tokens.embedded + tokens.prompt) as f64 * self.input;
+        let output = tokens.completion as f64 * self.output;
+        // A unit for a million tokens is 1,000 billionths for one.
+        ((input + output) * 1000.0).round() as i64
     }
 }
 
@@ -284,4 +292,18 @@ fn today() -> Date {
 
 fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_price_is_for_a_million_tokens() {
+        let price = Price { input: 0.15, output: 0.6 };
+        let tokens = |prompt, completion| Tokens { prompt, completion, embedded: 0 };
+        assert_eq!(price.of_nano(tokens(1, 0)), 150);
+        assert_eq!(price.of_nano(tokens(1_000_000, 1_000_000)), 750_000_000);
+        assert_eq!(price.of_nano(Tokens { embedded: 2, ..Tokens::default() }), 300);
+    }
 }

@@ -1,5 +1,7 @@
 //! What a caller may still use.
 
+use std::sync::Arc;
+
 use time::{Date, OffsetDateTime, Time};
 use uuid::Uuid;
 
@@ -101,7 +103,7 @@ impl Ledger {
     /// Refuses a caller that has used what it may.
     ///
     /// Who has something left may finish with more than that: what a request takes is known at its end.
-    pub async fn admit(&self, caller: Caller) -> Result<(), RagError> {
+    pub async fn admit(self: &Arc<Self>, caller: Caller) -> Result<(), RagError> {
         if self.quotas.is_empty() {
             return Ok(());
         }
