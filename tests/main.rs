@@ -11,6 +11,7 @@ mod harness;
 
 mod architecture;
 mod ask;
+mod bad_input;
 mod cache;
 mod cli;
 mod collections;
@@ -24,6 +25,7 @@ mod http;
 mod images;
 mod jobs;
 mod local_model;
+mod memory;
 mod multilingual;
 mod openapi;
 mod reembed;
