@@ -354,10 +354,11 @@ async fn compute(
     if embeddings.vectors.iter().any(|vector| !is_sound(vector, dimension)) {
         return Err(failed(embedder.as_ref(), "it gave a vector of another dimension, or one with NaN"));
     }
-    let values = embeddings.vectors.into_iter().zip(embeddings.tokens).enumerate().map(|(index, (vector, tokens))| {
-        let truncated = embeddings.truncated.contains(&index);
-        Arc::new(CachedVector { vector, truncated, tokens: u32::try_from(tokens).unwrap_or(u32::MAX) })
-    });
+    let values =
+        embeddings.vectors.into_iter().zip(embeddings.tokens).enumerate().map(|(index, (vector, tokens))| {
+            let truncated = embeddings.truncated.contains(&index);
+            Arc::new(CachedVector { vector, truncated, tokens: u32::try_from(tokens).unwrap_or(u32::MAX) })
+        });
     Ok(values.collect())
 }
 
@@ -366,8 +367,11 @@ fn is_sound(vector: &[f32], dimension: usize) -> bool {
 }
 
 fn assembled(keys: &[Key], found: &HashMap<Key, Found>) -> Option<CachedEmbeddings> {
-    let mut embeddings =
-        Embeddings { vectors: Vec::with_capacity(keys.len()), truncated: Vec::new(), tokens: Vec::with_capacity(keys.len()) };
+    let mut embeddings = Embeddings {
+        vectors: Vec::with_capacity(keys.len()),
+        truncated: Vec::new(),
+        tokens: Vec::with_capacity(keys.len()),
+    };
     let mut hits = Vec::new();
     for (index, key) in keys.iter().enumerate() {
         let Found { value, hit } = found.get(key)?;

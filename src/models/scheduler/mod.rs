@@ -76,7 +76,8 @@ struct Line<M: BatchModel> {
 impl<M: BatchModel> Scheduler<M> {
     /// Starts the threads. `name` is the model's, for errors and the threads.
     pub fn start(name: &str, limits: Limits, model: M) -> Result<Self, ModelError> {
-        let shared = Shared { name: name.to_owned(), model, limits, interactive: Line::new(), bulk: Line::new() };
+        let shared =
+            Shared { name: name.to_owned(), model, limits, interactive: Line::new(), bulk: Line::new() };
         // Dropped before both run, it ends the one that does.
         let scheduler = Self { shared: Arc::new(shared) };
         for (lane, label) in [(Lane::Interactive, "model"), (Lane::Bulk, "bulk")] {
