@@ -11,6 +11,7 @@ mod harness;
 
 mod architecture;
 mod ask;
+mod bad_input;
 mod cache;
 mod cli;
 mod collections;
@@ -25,6 +26,7 @@ mod http;
 mod images;
 mod jobs;
 mod local_model;
+mod memory;
 mod multilingual;
 mod openapi;
 mod reembed;

@@ -122,7 +122,6 @@ struct Fetched {
 }
 
 impl Fetched {
-    /// Also fetches the text embedder, so that what cannot be had is said before a database is made.
     async fn obtain(config: &Config, assets: &Assets) -> Result<Self> {
         let postgres = match &config.database {
             DatabaseSettings::Embedded => {
@@ -130,10 +129,6 @@ impl Fetched {
             }
             DatabaseSettings::External { .. } => None,
         };
-        let route = &config.catalog.routes.embed[TEXT_ROUTE];
-        supply::first_obtainable(&supply::candidates(&config.catalog, &route.candidates), assets)
-            .await?
-            .map_err(|failures| anyhow::anyhow!(supply::all_said(&failures)))?;
         Ok(Self { postgres, local_llm: answers::obtain_local(&config.catalog, assets).await? })
     }
 }

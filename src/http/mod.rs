@@ -52,7 +52,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     config::{CorsSettings, TEXT_ROUTE},
     metrics::Metrics,
-    models::ModelError,
+    models::deadline::Deadline,
     rag::{Rag, RagError},
 };
 use error::ApiError;
@@ -104,9 +104,10 @@ impl Gateway {
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.
     async fn within_time<T>(&self, work: impl Future<Output = Result<T, RagError>>) -> Result<T, ApiError> {
         let limit = Duration::from_millis(self.rag.catalog().http.request_timeout_ms);
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ModelError::TimedOut { model: self.text_model(), after: limit }.into()),
+        let deadline = Deadline::after(limit);
+        match deadline.hold(work).await {
+            Some(result) => Ok(result?),
+            None => Err(deadline.missed(self.text_model()).into()),
         }
     }
 

@@ -36,7 +36,7 @@ impl Embedded {
             vectors: embeddings.vectors,
             space: embedder.space().clone(),
             truncated: embeddings.truncated,
-            tokens: embeddings.tokens,
+            tokens: embeddings.tokens.iter().sum(),
         }
     }
 }

@@ -61,7 +61,7 @@ impl Rag {
             batch.vectors.iter_mut().for_each(|vector| scale_to_one(vector));
             embedded.vectors.append(&mut batch.vectors);
             embedded.truncated.extend(batch.truncated.into_iter().map(|index| done + index));
-            embedded.tokens += batch.tokens;
+            embedded.tokens += batch.tokens.iter().sum::<usize>();
         }
         Ok(EmbeddedBatch { embedded: self.counted(caller, embedded), batch_size: largest })
     }

@@ -118,7 +118,7 @@ impl StoredVectors {
         Self {
             vectors: BASE64.encode(bytes),
             truncated: embeddings.truncated.iter().map(|index| first + index).collect(),
-            tokens: embeddings.tokens,
+            tokens: embeddings.tokens.iter().sum(),
         }
     }
 }
@@ -131,7 +131,7 @@ mod tests {
     fn stored_vectors_come_back_exactly_and_in_order() {
         let vectors = vec![vec![0.1f32, -3.4e38, 1e-40], vec![1.0, 2.0, 3.0]];
         let step = |first, truncated: Vec<usize>| {
-            let embeddings = Embeddings { vectors: vectors.clone(), truncated, tokens: 5 };
+            let embeddings = Embeddings { vectors: vectors.clone(), truncated, tokens: vec![2, 3] };
             to_stored(&StoredVectors::new(&embeddings, first)).unwrap()
         };
         let space = to_stored(&StoredSpace { id: "s".into(), model: "m".into(), dimension: 3 }).unwrap();
