@@ -17,7 +17,7 @@ use ragway::{
     demo,
     models::TextRole,
     rag::{
-        ask::{AskRequest, EXTRACTIVE},
+        ask::{AskRequest, EXTRACTIVE, Writing},
         embed::EmbedderChoice,
         ingest::SourceFile,
         search::SearchRequest,
@@ -78,6 +78,7 @@ async fn run() -> anyhow::Result<()> {
             filter: None,
             model: Some(model.clone()),
             explain: false,
+            writing: Writing::default(),
         };
         measure(&format!("ask {model}"), 5, async || parts.rag.ask_whole(ask.clone()).await.map(drop))
             .await?;

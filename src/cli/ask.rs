@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use ragway::{
     app::Parts,
     config::Config,
-    rag::ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage},
+    rag::ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage, Writing},
     store::TenantId,
 };
 
@@ -40,6 +40,7 @@ async fn ask(parts: &Parts, arguments: Arguments) -> Result<ExitCode> {
         filter: None,
         model: arguments.model,
         explain: arguments.explain,
+        writing: Writing::default(),
     };
     let mut events = parts.rag.ask(request).await?;
     let mut sources = Vec::new();

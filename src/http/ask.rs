@@ -15,7 +15,7 @@ use super::{
 use crate::{
     rag::{
         RagError,
-        ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage},
+        ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, Writing},
         filters::parse_filter,
     },
     store::TenantId,
@@ -195,6 +195,7 @@ pub async fn ask(gateway: web::Data<Gateway>, body: web::Json<AskBody>) -> Resul
         filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
         model: body.model,
         explain: body.explain,
+        writing: Writing::default(),
     };
     let events = gateway.rag.ask(request).await?;
     if body.stream { Ok(stream(events)) } else { Ok(HttpResponse::Ok().json(whole(events).await?)) }

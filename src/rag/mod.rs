@@ -4,6 +4,7 @@
 //! *search*; each file calls the one before it.
 
 pub mod ask;
+pub mod chat;
 pub mod chunk;
 pub mod citations;
 pub mod collections;

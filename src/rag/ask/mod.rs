@@ -45,6 +45,21 @@ pub struct AskRequest {
     pub model: Option<String>,
     /// Whether the answer says how it was made.
     pub explain: bool,
+    pub writing: Writing,
+}
+
+/// How a backend is to write; what it writes is checked against the passages all the same.
+#[derive(Debug, Clone, Default)]
+pub struct Writing {
+    /// Wishes about the wording. They come after the prompt's rules.
+    pub style: Option<String>,
+    /// At most `ask.max_answer_tokens`, which is also meant when absent.
+    pub max_tokens: Option<usize>,
+    /// Absent: 0, the likeliest words.
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub seed: Option<u64>,
+    pub stop: Vec<String>,
 }
 
 /// How an answer was made.

@@ -146,8 +146,8 @@ impl Run {
     /// Lets a backend write, and sends what is supported.
     async fn generate(&mut self) -> Result<Generation, CallerLeft> {
         let started = Instant::now();
-        let (rag, sources, question) = (&self.rag, &self.sources, &self.request.question);
-        let plan = |backend: &dyn Generator| plan(rag, question, sources, backend);
+        let (rag, sources, asked) = (&self.rag, &self.sources, &self.request);
+        let plan = |backend: &dyn Generator| plan(rag, asked, sources, backend);
         let routed =
             timeout_at(self.deadline, rag.answers.generate(plan, self.request.model.as_deref())).await;
         let outcome = match routed {
