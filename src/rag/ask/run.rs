@@ -12,7 +12,7 @@ use super::{
 use crate::{
     models::{
         GeneratedPart, Generator, Usage,
-        router::{Attempt, RouteError, Routed},
+        router::{Attempt, Routed, Selector},
     },
     rag::{
         Rag, RagError,
@@ -145,14 +145,18 @@ impl Run {
         let started = Instant::now();
         let (rag, sources, question) = (&self.rag, &self.sources, &self.request.question);
         let plan = |backend: &dyn Generator| plan(rag, question, sources, backend);
+        let selector = Selector {
+            model: self.request.model.as_deref(),
+            collection: Some(&self.collection.name),
+            tenant: Some(self.request.tenant.0),
+            question,
+        };
         let routed =
-            timeout_at(self.deadline, rag.answers.generate(plan, self.request.model.as_deref())).await;
+            timeout_at(self.deadline, rag.answers.generate(&selector, plan)).await;
         let outcome = match routed {
             Ok(Ok(routed)) => self.read(routed).await?,
             Ok(Err(error)) => {
-                if let RouteError::AllFailed { attempts } = error {
-                    self.attempts = attempts;
-                }
+                self.attempts = error.attempts().to_vec();
                 Generation::Nothing
             }
             Err(_) => {
@@ -179,7 +183,8 @@ impl Run {
                 Ok(Some(Ok(part))) => part,
                 Ok(Some(Err(error))) => {
                     tracing::warn!(backend = routed.backend, %error, "the backend failed while it wrote");
-                    self.attempts.push(Attempt { backend: routed.backend.clone(), error });
+                    let backend = routed.backend.clone();
+                    self.attempts.push(Attempt { backend, tries: 1, error, refusal: None });
                     break;
                 }
                 Ok(None) => break,
