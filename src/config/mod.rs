@@ -7,6 +7,7 @@ mod catalog;
 mod embedder;
 mod environment;
 mod jobs;
+mod llm;
 mod space;
 
 pub use cache::CacheSettings;
@@ -14,6 +15,7 @@ pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
+pub use llm::*;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 
 #[cfg(test)]

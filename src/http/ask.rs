@@ -13,6 +13,7 @@ use super::{
     search::count,
 };
 use crate::{
+    models::router::Attempt,
     rag::{
         RagError,
         ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, Writing},
@@ -252,14 +253,25 @@ fn interrupted() -> RagError {
         .into()
 }
 
+/// A method as responses name it.
+pub(super) fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Generated => "generated",
+        Method::Extractive => "extractive",
+        Method::Abstained => "abstained",
+    }
+}
+
+impl From<Attempt> for AttemptBody {
+    fn from(attempt: Attempt) -> Self {
+        Self { model: attempt.backend, error: attempt.error.to_string() }
+    }
+}
+
 fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
     AskResponse {
         answered: answer.method != Method::Abstained,
-        method: match answer.method {
-            Method::Generated => "generated",
-            Method::Extractive => "extractive",
-            Method::Abstained => "abstained",
-        },
+        method: method_name(answer.method),
         answer: answer.text,
         citations: answer.citations.into_iter().map(CitationBody::from).collect(),
         model: answer.model,
@@ -268,11 +280,7 @@ fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
             completion_tokens: answer.usage.completion_tokens,
             total_tokens: answer.usage.prompt_tokens + answer.usage.completion_tokens,
         },
-        attempts: answer
-            .attempts
-            .into_iter()
-            .map(|attempt| AttemptBody { model: attempt.backend, error: attempt.error.to_string() })
-            .collect(),
+        attempts: answer.attempts.into_iter().map(AttemptBody::from).collect(),
         notes: answer.notes,
         elapsed_time: Elapsed::Fixed(answer.elapsed),
         explain: answer.explanation.map(|explanation| explain(explanation, sources)),

@@ -8,7 +8,10 @@ use super::{
     Gateway,
     error::{ApiError, Problem},
 };
-use crate::models::embedders::{ModelState, RouteStatus};
+use crate::models::{
+    embedders::{ModelState, RouteStatus},
+    router::{BackendStatus, BreakerState},
+};
 
 /// How ragway is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -60,7 +63,25 @@ impl From<RouteStatus> for RouteHealth {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BackendHealth {
     model: String,
+    /// Whether the last request to it succeeded; true before the first.
     healthy: bool,
+    /// `closed`: asked in its turn; `open`: only when no other is left; `half_open`: one request tries it.
+    #[schema(example = "closed")]
+    breaker: &'static str,
+    /// Requests under way and waiting.
+    #[schema(example = 0)]
+    load: usize,
+}
+
+impl From<BackendStatus> for BackendHealth {
+    fn from(status: BackendStatus) -> Self {
+        let breaker = match status.breaker {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        };
+        Self { model: status.name, healthy: status.healthy, breaker, load: status.load }
+    }
 }
 
 /// Ready, with what is loaded.
@@ -107,9 +128,9 @@ pub async fn health(gateway: web::Data<Gateway>) -> HttpResponse {
         answers: gateway
             .rag
             .answers()
-            .health()
+            .status()
             .into_iter()
-            .map(|(model, healthy)| BackendHealth { model, healthy })
+            .map(BackendHealth::from)
             .collect(),
     };
     let status = if connected { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod candle;
 pub mod embedders;
+pub mod forward;
 pub mod images;
 pub mod openai;
 pub mod remote;
@@ -220,6 +221,11 @@ pub trait Generator: Send + Sync {
     /// Starts a generation. A failure before the first text comes as the future's error or as the
     /// stream's first item, one after it as the last item.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, ModelError>>;
+
+    /// How a client's own request can be passed on; none where only [`Generator::generate`] works.
+    fn forwarder(&self) -> Option<&dyn forward::Forwarder> {
+        None
+    }
 }
 
 /// Why a model did not do what it was asked.

@@ -119,13 +119,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection where nothing else is configured.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client for the server at `base_url`; what runs on this machine is asked without a proxy.
-pub fn client(base_url: &url::Url) -> reqwest::Result<reqwest::Client> {
+pub fn client(base_url: &url::Url, connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
     crate::tls::install();
-    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+    let http = reqwest::Client::builder().connect_timeout(connect_timeout);
     if is_this_machine(base_url) { http.no_proxy().build() } else { http.build() }
 }
 

@@ -80,7 +80,7 @@ impl Prompts {
     /// The conversation that asks for a question that stands alone; each turn is who speaks and what is said.
     pub fn rewrite(&self, turns: &[(&str, String)], question: &str) -> Result<Vec<Message>, RagError> {
         let turns: Vec<Value> =
-            turns.iter().map(|(role, text)| context!(role => role, text => text)).collect();
+            turns.iter().map(|(role, text)| context!(role => *role, text => text)).collect();
         self.messages(REWRITE_SYSTEM, REWRITE_USER, &context!(question => question, turns => turns))
     }
 

@@ -203,7 +203,7 @@ impl Rag {
     }
 
     fn check_backend(&self, model: &str) -> Result<(), RagError> {
-        let known: Vec<String> = self.answers.health().into_iter().map(|(name, _)| name).collect();
+        let known: Vec<String> = self.answers.models().into_iter().map(|(name, _)| name).collect();
         if known.iter().any(|name| name == model) {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     models::{
         GeneratedPart, Generator, Usage,
-        router::{Attempt, RouteError, Routed},
+        router::{Attempt, Routed, Selector},
     },
     rag::{
         Rag, RagError,
@@ -148,14 +148,18 @@ impl Run {
         let started = Instant::now();
         let (rag, sources, asked) = (&self.rag, &self.sources, &self.request);
         let plan = |backend: &dyn Generator| plan(rag, asked, sources, backend);
+        let selector = Selector {
+            model: asked.model.as_deref(),
+            collection: Some(&self.collection.name),
+            tenant: Some(asked.tenant.0),
+            question: &asked.question,
+        };
         let routed =
-            timeout_at(self.deadline, rag.answers.generate(plan, self.request.model.as_deref())).await;
+            timeout_at(self.deadline, rag.answers.generate(&selector, plan)).await;
         let outcome = match routed {
             Ok(Ok(routed)) => self.read(routed).await?,
             Ok(Err(error)) => {
-                if let RouteError::AllFailed { attempts } = error {
-                    self.attempts = attempts;
-                }
+                self.attempts = error.attempts().to_vec();
                 Generation::Nothing
             }
             Err(_) => {
@@ -182,7 +186,8 @@ impl Run {
                 Ok(Some(Ok(part))) => part,
                 Ok(Some(Err(error))) => {
                     tracing::warn!(backend = routed.backend, %error, "the backend failed while it wrote");
-                    self.attempts.push(Attempt { backend: routed.backend.clone(), error });
+                    let backend = routed.backend.clone();
+                    self.attempts.push(Attempt { backend, tries: 1, error, refusal: None });
                     break;
                 }
                 Ok(None) => break,

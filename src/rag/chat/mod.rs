@@ -6,7 +6,10 @@
 //! answers come from the documents only.
 
 mod conversation;
+mod direct;
 mod rewrite;
+
+pub use direct::LocalRequest;
 
 use super::{
     Rag, RagError,
@@ -17,6 +20,9 @@ use crate::{
     store::TenantId,
 };
 use conversation::Conversation;
+
+/// The model that answers from documents, as clients name it; `ragway/<collection>` is of another collection.
+pub const RAG_MODEL: &str = "ragway";
 
 /// A conversation whose last message is a question.
 #[derive(Debug, Clone)]

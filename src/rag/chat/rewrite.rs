@@ -13,7 +13,7 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::{Made, Standalone, conversation::Turn};
 use crate::{
-    models::{GenerateRequest, GeneratedPart, Generator, ModelError, Usage},
+    models::{GenerateRequest, GeneratedPart, Generator, ModelError, Usage, router::Selector},
     rag::{Rag, search::MAX_QUERY_BYTES},
 };
 
@@ -77,7 +77,8 @@ pub(super) async fn standalone(rag: &Rag, history: &[Turn], question: String) ->
 /// Name of the backend, what it wrote, and its tokens.
 async fn written(rag: &Rag, history: &[Turn], question: &str) -> Result<(String, String, Usage), String> {
     let plan = |backend: &dyn Generator| request(rag, history, question, backend).map(|request| (request, ()));
-    let routed = rag.answers.generate(plan, None).await.map_err(|error| error.to_string())?;
+    let selector = Selector { question, ..Selector::default() };
+    let routed = rag.answers.generate(&selector, plan).await.map_err(|error| error.to_string())?;
     let (mut stream, mut text, mut usage) = (routed.stream, String::new(), Usage::default());
     while let Some(part) = stream.next().await {
         match part.map_err(|error| error.to_string())? {
