@@ -34,14 +34,9 @@ async fn answering(response: ResponseTemplate) -> MockServer {
 }
 
 fn use_remote(setup: &mut Setup, name: &str, server: &MockServer) {
-    let entry = OpenAiEntry {
-        name: name.to_owned(),
-        base_url: format!("{}/v1", server.uri()).parse().unwrap(),
-        model: "m".into(),
-        api_key_env: None,
-        context_tokens: 4096,
-        timeout_ms: 1500,
-    };
+    let url = format!("{}/v1", server.uri()).parse().unwrap();
+    let mut entry = OpenAiEntry::new(name, url, "m", 4096);
+    entry.timeouts.first_byte_ms = 1500;
     setup.backends.push(Arc::new(OpenAiGenerator::new(&entry, None).unwrap()));
 }
 
@@ -146,7 +141,8 @@ async fn the_next_backend_takes_over_and_what_failed_is_told() {
     let health = good(app.get("/health").send().await.unwrap()).await;
     assert_eq!(
         health["answers"],
-        json!([{"model": "broken", "healthy": false}, {"model": "remote", "healthy": true}])
+        json!([{"model": "broken", "healthy": false, "breaker": "closed", "load": 0},
+            {"model": "remote", "healthy": true, "breaker": "closed", "load": 0}])
     );
 }
 

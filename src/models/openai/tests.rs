@@ -6,19 +6,16 @@ use wiremock::{
 };
 
 use super::*;
+use tokio::time::timeout;
 use crate::models::{GeneratedPart, Speaker, Usage};
 
 const KEY: &str = "sk-very-secret";
 
 fn entry(base_url: &str) -> OpenAiEntry {
-    OpenAiEntry {
-        name: "remote".into(),
-        base_url: base_url.parse().unwrap(),
-        model: "some-model".into(),
-        api_key_env: Some("SOME_KEY".into()),
-        context_tokens: 8192,
-        timeout_ms: 300,
-    }
+    let mut entry = OpenAiEntry::new("remote", base_url.parse().unwrap(), "some-model", 8192);
+    entry.api_key_env = Some("SOME_KEY".into());
+    entry.timeouts.first_byte_ms = 300;
+    entry
 }
 
 fn request() -> GenerateRequest {
@@ -236,7 +233,7 @@ async fn dropping_the_stream_closes_the_connection() {
         socket.read_to_end(&mut received).await.unwrap();
     });
     let mut entry = entry(&format!("http://{address}/v1"));
-    entry.timeout_ms = 60_000;
+    entry.timeouts.first_byte_ms = 60_000;
     let generator = OpenAiGenerator::new(&entry, None).unwrap();
     let mut stream = generator.generate(request()).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), text("Half"));
@@ -264,7 +261,7 @@ fn a_key_that_no_header_can_carry_is_refused_without_showing_it() {
 #[test]
 fn openai_itself_gets_the_new_name_of_the_limit() {
     let generator = OpenAiGenerator::new(&entry("https://api.openai.com/v1"), None).unwrap();
-    let body = generator.body(&request());
+    let body = generator.body(&request()).unwrap();
     assert_eq!(body["max_completion_tokens"], 32);
     assert!(body.get("max_tokens").is_none());
 }

@@ -62,6 +62,10 @@ fn request(_: &dyn Generator) -> Result<(GenerateRequest, ()), ModelError> {
     Ok((request, ()))
 }
 
+fn naming(model: &str) -> Selector<'_> {
+    Selector { model: Some(model), ..Selector::default() }
+}
+
 fn router<const N: usize>(backends: [&Arc<Fixed>; N]) -> AnswerRouter {
     AnswerRouter::new(backends.map(|backend| Arc::clone(backend) as Arc<dyn Generator>).to_vec())
 }
@@ -69,7 +73,7 @@ fn router<const N: usize>(backends: [&Arc<Fixed>; N]) -> AnswerRouter {
 #[tokio::test]
 async fn the_first_backend_answers_whole() {
     let (first, second) = (Fixed::answering("first"), Fixed::answering("second"));
-    let routed = router([&first, &second]).generate(request, None).await.unwrap();
+    let routed = router([&first, &second]).generate(&Selector::default(), request).await.unwrap();
     assert_eq!(routed.backend, "first");
     assert!(routed.attempts.is_empty());
     let parts: Vec<_> = routed.stream.map(Result::unwrap).collect().await;
@@ -86,70 +90,51 @@ async fn failures_before_the_first_text_pass_to_the_next() {
     let good = Fixed::answering("good");
     let router = router([&refused, &broken, &silent, &good]);
 
-    let routed = router.generate(request, None).await.unwrap();
+    let routed = router.generate(&Selector::default(), request).await.unwrap();
     assert_eq!(routed.backend, "good");
     let asked: Vec<_> = routed.attempts.iter().map(|attempt| attempt.backend.as_str()).collect();
     assert_eq!(asked, ["refused", "broken", "silent"]);
-    let health = router.health().into_iter().map(|(_, healthy)| healthy);
+    let health = router.status().into_iter().map(|status| status.healthy);
     assert_eq!(health.collect::<Vec<_>>(), [false, false, true, true]);
 }
 
 #[tokio::test]
-async fn a_failed_backend_is_passed_over_but_is_the_last_resort() {
+async fn a_backend_with_an_open_breaker_is_passed_over_but_is_the_last_resort() {
     let (bad, good) = (Fixed::failing("bad"), Fixed::answering("good"));
     let router = router([&bad, &good]);
-    router.generate(request, None).await.unwrap();
-    router.generate(request, None).await.unwrap();
-    assert_eq!((bad.asked(), good.asked()), (1, 2));
+    for _ in 0..5 {
+        router.generate(&Selector::default(), request).await.unwrap();
+    }
+    assert_eq!((bad.asked(), good.asked()), (3, 5));
+    assert_eq!(router.status()[0].breaker, BreakerState::Open);
 
-    let router = self::router([&bad]);
     for _ in 0..2 {
-        let error = router.generate(request, None).await.err().unwrap();
+        let error = router.generate(&naming("bad"), request).await.err().unwrap();
         assert!(error.to_string().contains("connection refused"), "{error}");
     }
-    assert_eq!(bad.asked(), 3);
+    assert_eq!(bad.asked(), 5);
 }
 
 #[tokio::test]
 async fn a_failure_after_the_first_text_is_passed_on_and_counts() {
     let torn = Fixed::new("torn", Ok(vec![text("half"), Err(down("torn"))]));
     let router = router([&torn, &Fixed::answering("other")]);
-    let routed = router.generate(request, None).await.unwrap();
+    let routed = router.generate(&Selector::default(), request).await.unwrap();
     let parts: Vec<_> = routed.stream.collect().await;
     assert!(parts[0].is_ok() && parts[1].is_err());
-    assert_eq!(router.health()[0], ("torn".to_owned(), false));
+    let status = router.status().swap_remove(0);
+    assert_eq!((status.name.as_str(), status.healthy, status.counts.broken_off), ("torn", false, 1));
 }
 
 #[tokio::test]
 async fn a_named_model_is_the_only_one_asked() {
     let (first, second) = (Fixed::answering("first"), Fixed::failing("second"));
     let router = router([&first, &second]);
-    let error = router.generate(request, Some("second")).await.err().unwrap();
+    let error = router.generate(&naming("second"), request).await.err().unwrap();
     assert!(matches!(error, RouteError::AllFailed { attempts } if attempts.len() == 1));
     assert_eq!(first.asked(), 0);
-    let error = router.generate(request, Some("third")).await.err().unwrap();
-    assert_eq!(error.to_string(), "unknown answer model `third`; there are: first, second");
-    let none = AnswerRouter::new(Vec::new()).generate(request, None).await;
+    let error = router.generate(&naming("third"), request).await.err().unwrap();
+    assert_eq!(error.to_string(), "unknown answer model `third`; there are: first, second, default");
+    let none = AnswerRouter::new(Vec::new()).generate(&Selector::default(), request).await;
     assert!(matches!(none, Err(RouteError::NoBackend)));
-}
-
-#[test]
-fn pauses_double_to_a_minute_and_end_with_a_success() {
-    let now = Instant::now();
-    let mut health = Health::default();
-    for seconds in [10, 20, 40, 60, 60] {
-        health.record_failure(&down("m"), now);
-        assert_eq!(health.paused_until, Some(now + Duration::from_secs(seconds)));
-    }
-    assert!(health.is_paused(now + Duration::from_secs(59)));
-    assert!(!health.is_paused(now + Duration::from_secs(60)));
-    health.record_success();
-    assert!(!health.is_paused(now));
-
-    let busy = ModelError::Overloaded { model: "m".into(), retry_after: Duration::from_secs(3) };
-    health.record_failure(&busy, now);
-    assert_eq!(health.paused_until, Some(now + Duration::from_secs(3)));
-    health = Health::default();
-    health.record_failure(&ModelError::Unfit { model: "m".into(), reason: "long".into() }, now);
-    assert!(!health.is_paused(now));
 }
