@@ -137,13 +137,26 @@ async fn the_next_backend_takes_over_and_what_failed_is_told() {
     app.store_ferry().await;
     let body = answer(&app).await;
     assert_eq!((&body["model"], &body["method"]), (&json!("remote"), &json!("generated")));
-    assert_eq!(body["attempts"][0]["model"], "broken");
+    let attempt = &body["attempts"][0];
+    assert_eq!((&attempt["model"], &attempt["tries"]), (&json!("broken"), &json!(1)));
     let health = good(app.get("/health").send().await.unwrap()).await;
     assert_eq!(
         health["answers"],
         json!([{"model": "broken", "healthy": false, "breaker": "closed", "load": 0},
             {"model": "remote", "healthy": true, "breaker": "closed", "load": 0}])
     );
+    let metrics = app.get("/metrics").send().await.unwrap().text().await.unwrap();
+    for line in [
+        "answer_requests_total{backend=\"broken\",outcome=\"unavailable\"} 1",
+        "answer_requests_total{backend=\"remote\",outcome=\"answered\"} 1",
+        "answer_fallbacks_total{backend=\"broken\"} 1",
+        "answer_tokens_total{backend=\"remote\",direction=\"completion\"} 10",
+        "answer_breaker_state{backend=\"remote\"} 0",
+        "answer_first_byte_seconds_count{backend=\"remote\"} 1",
+        "answer_first_byte_seconds_bucket{backend=\"remote\",le=\"+Inf\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
 }
 
 #[tokio::test]

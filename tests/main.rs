@@ -12,6 +12,7 @@ mod harness;
 mod architecture;
 mod ask;
 mod cache;
+mod cancel;
 mod cli;
 mod collections;
 mod compat;

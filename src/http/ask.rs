@@ -108,6 +108,10 @@ pub struct UsageBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptBody {
     model: String,
+    /// Requests that it got.
+    #[schema(example = 3)]
+    tries: u32,
+    /// What the last one ended with.
     error: String,
 }
 
@@ -257,7 +261,11 @@ fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
         attempts: answer
             .attempts
             .into_iter()
-            .map(|attempt| AttemptBody { model: attempt.backend, error: attempt.error.to_string() })
+            .map(|attempt| AttemptBody {
+                model: attempt.backend,
+                tries: attempt.tries,
+                error: attempt.error.to_string(),
+            })
             .collect(),
         notes: answer.notes,
         elapsed_time: Elapsed::Fixed(answer.elapsed),
