@@ -12,6 +12,7 @@ mod harness;
 mod architecture;
 mod ask;
 mod cache;
+mod cancel;
 mod chat;
 mod cli;
 mod collections;

@@ -122,6 +122,10 @@ pub struct UsageBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptBody {
     model: String,
+    /// Requests that it got.
+    #[schema(example = 3)]
+    tries: u32,
+    /// What the last one ended with.
     error: String,
 }
 
@@ -264,7 +268,7 @@ pub(super) fn method_name(method: Method) -> &'static str {
 
 impl From<Attempt> for AttemptBody {
     fn from(attempt: Attempt) -> Self {
-        Self { model: attempt.backend, error: attempt.error.to_string() }
+        Self { model: attempt.backend, tries: attempt.tries, error: attempt.error.to_string() }
     }
 }
 

@@ -73,12 +73,10 @@ impl OpenAiGenerator {
     }
 
     fn body(&self, request: &GenerateRequest) -> Result<Map<String, Value>, ModelError> {
-        let limit = Some(u32::try_from(request.max_tokens).unwrap_or(u32::MAX));
         let typed = CreateChatCompletionRequest {
             model: self.model.clone(),
             messages: request.messages.iter().map(message).collect(),
             temperature: Some(request.temperature),
-            seed: request.seed.map(u64::cast_signed),
             stream: Some(true),
             stream_options: Some(ChatCompletionStreamOptions {
                 include_usage: Some(true),
@@ -93,7 +91,11 @@ impl OpenAiGenerator {
         };
         // OpenAI's newer models refuse the old name; other servers know only that.
         let name = if self.is_openai { "max_completion_tokens" } else { "max_tokens" };
-        body.insert(name.to_owned(), limit.into());
+        body.insert(name.to_owned(), request.max_tokens.into());
+        // OpenAI has deprecated it, and with it the type's field; other servers have nothing else.
+        if let Some(seed) = request.seed {
+            body.insert("seed".to_owned(), seed.cast_signed().into());
+        }
         if let Some(top_p) = request.top_p {
             body.insert("top_p".to_owned(), top_p.into());
         }

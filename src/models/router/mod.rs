@@ -116,7 +116,7 @@ pub enum RouteError {
     /// Every backend was asked, or one said that the request is at fault.
     #[error("no backend could answer: {}", list(attempts))]
     AllFailed { attempts: Vec<Attempt> },
-    /// The route's time was up before an answer began.
+    /// The route's or the caller's time was up before an answer began.
     #[error("no backend began to answer within {} ms: {}", after.as_millis(), list(attempts))]
     Deadline { after: Duration, attempts: Vec<Attempt> },
 }
@@ -196,7 +196,7 @@ impl AnswerRouter {
             GeneratedPart::Text(_) => None,
         };
         let backend = won.backend.name().to_owned();
-        let stream = Watched { backend: won.backend, until, slot: won.slot }.watch(stream, usage);
+        let stream = Watched { backend: won.backend, until, _slot: won.slot }.watch(stream, usage);
         Ok(Routed { backend, plan, attempts, stream })
     }
 
@@ -234,7 +234,7 @@ impl AnswerRouter {
                 Forwarded::Whole(whole)
             }
             Forwarded::Stream(stream) => {
-                let watched = Watched { backend: won.backend, until, slot: won.slot };
+                let watched = Watched { backend: won.backend, until, _slot: won.slot };
                 Forwarded::Stream(watched.watch(stream, |chunk| chunk.usage))
             }
         };
@@ -247,8 +247,9 @@ impl AnswerRouter {
         start: &'a (dyn Fn(Arc<Backend>) -> BoxFuture<'a, Result<T, ForwardError>> + Send + Sync),
     ) -> Result<(Won<T>, Vec<Attempt>, tokio::time::Instant), RouteError> {
         let chosen = self.routes.choose(selector)?;
-        let after = chosen.deadline;
-        let until = tokio::time::Instant::now() + after;
+        let now = tokio::time::Instant::now();
+        let until = selector.until.map_or(now + chosen.deadline, |until| until.min(now + chosen.deadline));
+        let after = until - now;
         match race(chosen, until, start).await {
             (Ok(won), attempts) => Ok((won, attempts, until)),
             (Err(Lost::AllFailed), attempts) => Err(RouteError::AllFailed { attempts }),
@@ -265,7 +266,7 @@ fn made(specs: Vec<BackendSpec>) -> Vec<Arc<Backend>> {
 struct Watched {
     backend: Arc<Backend>,
     until: tokio::time::Instant,
-    slot: Slot,
+    _slot: Slot,
 }
 
 impl Watched {
@@ -301,7 +302,7 @@ impl Watched {
     }
 
     fn too_late(&self) -> ModelError {
-        let reason = "its answer was not complete at the route's deadline".to_owned();
+        let reason = "its answer was not complete at the deadline".to_owned();
         ModelError::Unavailable { model: self.backend.name().to_owned(), reason }
     }
 }

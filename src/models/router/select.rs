@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{RouteError, backend::Backend, breaker::Entry};
@@ -16,6 +17,8 @@ pub struct Selector<'a> {
     pub tenant: Option<Uuid>,
     /// The question, or the last message of the user.
     pub question: &'a str,
+    /// When the caller's own time is up; the route's deadline holds too.
+    pub until: Option<Instant>,
 }
 
 /// A name that [`Selector::model`] may have.

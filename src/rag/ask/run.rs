@@ -15,7 +15,7 @@ use super::{
 use crate::{
     models::{
         GeneratedPart, Generator, Usage,
-        router::{Attempt, Routed, Selector},
+        router::{Attempt, RouteError, Routed, Selector},
     },
     rag::{
         Rag, RagError,
@@ -153,17 +153,15 @@ impl Run {
             collection: Some(&self.collection.name),
             tenant: Some(asked.tenant.0),
             question: &asked.question,
+            until: Some(self.deadline),
         };
-        let routed =
-            timeout_at(self.deadline, rag.answers.generate(&selector, plan)).await;
-        let outcome = match routed {
-            Ok(Ok(routed)) => self.read(routed).await?,
-            Ok(Err(error)) => {
+        let outcome = match rag.answers.generate(&selector, plan).await {
+            Ok(routed) => self.read(routed).await?,
+            Err(error) => {
                 self.attempts = error.attempts().to_vec();
-                Generation::Nothing
-            }
-            Err(_) => {
-                self.note("no backend answered before the deadline");
+                if matches!(error, RouteError::Deadline { .. }) {
+                    self.note("no backend answered before the deadline");
+                }
                 Generation::Nothing
             }
         };

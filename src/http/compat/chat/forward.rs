@@ -29,9 +29,9 @@ pub(super) async fn pass_on(
     let question = last_text(&body).to_owned();
     let selector = Selector {
         model: Some(model),
-        collection: None,
         tenant: Some(TenantId::DEFAULT.0),
         question: &question,
+        ..Selector::default()
     };
     let routed = gateway.rag.answers().forward(&selector, body).await.map_err(refused)?;
     let RoutedForward { backend, attempts, reply } = routed;
