@@ -102,8 +102,11 @@ fn cache_families(cache: &CacheCounts) -> prometheus::Result<Vec<MetricFamily>> 
 /// What the answer backends did and how they are.
 fn backend_families(backends: &[BackendStatus]) -> prometheus::Result<Vec<MetricFamily>> {
     let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-    let requests =
-        counter("answer_requests_total", "Requests to an answer backend by outcome", &["backend", "outcome"])?;
+    let requests = counter(
+        "answer_requests_total",
+        "Requests to an answer backend by outcome",
+        &["backend", "outcome"],
+    )?;
     let broken =
         counter("answer_broken_off_total", "Answers of a backend that began and broke off", &["backend"])?;
     let fallbacks =

@@ -17,7 +17,8 @@ use crate::{
 use ragway::{
     config::OpenAiEntry,
     models::{
-        GenerateRequest, GeneratedPart, GenerationStream, Generator, ModelError, Usage, openai::OpenAiGenerator,
+        GenerateRequest, GeneratedPart, GenerationStream, Generator, ModelError, Usage,
+        openai::OpenAiGenerator,
     },
 };
 
@@ -92,7 +93,9 @@ async fn answers_from_the_documents_have_their_sources_as_annotations() {
     let server = upstream(saying(&format!("{SENTENCE} [1]. Dogs are welcome on the car deck [2]."))).await;
     let app = ferry_before(&server).await;
     let question = "What does a bicycle cost, and are dogs welcome on the car deck?";
-    let body = completion(&app, json!({"model": "ragway", "messages": user(question), "user": "u", "other": 1})).await;
+    let body =
+        completion(&app, json!({"model": "ragway", "messages": user(question), "user": "u", "other": 1}))
+            .await;
     assert_eq!((&body["object"], &body["model"]), (&json!("chat.completion"), &json!("ragway")));
     let choice = &body["choices"][0];
     assert_eq!((&choice["finish_reason"], &choice["message"]["role"]), (&json!("stop"), &json!("assistant")));
@@ -152,7 +155,10 @@ async fn a_streamed_answer_says_the_same_as_a_whole_one() {
         annotations.extend(delta["annotations"].as_array().cloned().unwrap_or_default());
     }
     let message = &whole["choices"][0]["message"];
-    assert_eq!((json!(content), json!(annotations)), (message["content"].clone(), message["annotations"].clone()));
+    assert_eq!(
+        (json!(content), json!(annotations)),
+        (message["content"].clone(), message["annotations"].clone())
+    );
     assert_eq!(message["annotations"].as_array().unwrap().len(), 2);
     request["stream_options"] = Value::Null;
     let plain = self::chunks(post(&app, &request).await).await;
@@ -174,7 +180,9 @@ fn conversation() -> Value {
 async fn a_question_that_goes_on_is_rewritten_by_the_backend() {
     let rewritten = "What does the ferry cost for children under six?";
     let server = MockServer::start().await;
-    for (contained, said) in [("Rewrite this question", rewritten), ("<passages>", "Children under six travel free [1].")] {
+    for (contained, said) in
+        [("Rewrite this question", rewritten), ("<passages>", "Children under six travel free [1].")]
+    {
         let mock = Mock::given(method("POST")).and(body_string_contains(contained));
         mock.respond_with(saying(said)).mount(&server).await;
     }
@@ -196,7 +204,8 @@ async fn without_a_usable_rewriting_the_questions_are_joined() {
     assert_eq!(retrieval["question"], "What does the ferry cost for a bicycle? And for children under six?");
     assert_eq!((&retrieval["rewritten_by"], &retrieval["method"]), (&json!("rule"), &json!("extractive")));
     // A question that stands alone is left as it is.
-    let messages = json!([{"role": "user", "content": "Are dogs welcome?"}, {"role": "user", "content": QUESTION}]);
+    let messages =
+        json!([{"role": "user", "content": "Are dogs welcome?"}, {"role": "user", "content": QUESTION}]);
     let body = completion(&app, json!({"model": "ragway", "messages": messages})).await;
     assert_eq!(body["ragway"]["retrieval"]["question"], QUESTION);
     assert_eq!(body["usage"]["total_tokens"], 0);
@@ -229,9 +238,13 @@ async fn what_the_client_wants_of_the_writing_is_given_on() {
     .await;
     let sent = received(&server).await;
     assert_eq!((&sent["temperature"], &sent["top_p"]), (&json!(0.5), &json!(0.25)));
-    assert_eq!((&sent["seed"], &sent["stop"], &sent["max_tokens"]), (&json!(-7), &json!(["END"]), &json!(160)));
+    assert_eq!(
+        (&sent["seed"], &sent["stop"], &sent["max_tokens"]),
+        (&json!(-7), &json!(["END"]), &json!(160))
+    );
     assert!(body["ragway"]["notes"][0].as_str().unwrap().contains("160 were taken"), "{body}");
-    let body = completion(&app, json!({"model": "ragway", "messages": user(QUESTION), "max_tokens": 10})).await;
+    let body =
+        completion(&app, json!({"model": "ragway", "messages": user(QUESTION), "max_tokens": 10})).await;
     assert_eq!(body["choices"][0]["finish_reason"], "length", "10 tokens were allowed and written");
 }
 
@@ -308,7 +321,10 @@ async fn a_request_for_a_backend_is_passed_on_as_it_is() {
 async fn a_stream_of_a_backend_is_relayed_and_made_consistent() {
     let server = upstream(server_sent(&[
         chunk(json!({"index": 0, "delta": {"content": "Hel"}, "finish_reason": ""}), json!({})),
-        chunk(json!({"index": 0, "delta": {"content": "lo"}, "finish_reason": null}), json!({"id": "c-2", "created": 8})),
+        chunk(
+            json!({"index": 0, "delta": {"content": "lo"}, "finish_reason": null}),
+            json!({"id": "c-2", "created": 8}),
+        ),
         chunk(json!({"index": 0, "delta": {}, "finish_reason": "stop"}), json!({"extra": true})),
     ]))
     .await;
@@ -396,7 +412,8 @@ async fn a_model_in_this_process_goes_on_with_the_conversation() {
 async fn models_that_answer_are_listed() {
     let app = TestApp::with(|setup| setup.backends.push(Arc::new(Counting))).await;
     let body = good(app.get("/v1/models").send().await.unwrap()).await;
-    let ids: Vec<&str> = body["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> =
+        body["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     for id in ["all-MiniLM-L6-v2", "ragway", "ragway/default", "local"] {
         assert!(ids.contains(&id), "{ids:?}");
         let model = good(app.get(&format!("/v1/models/{id}")).send().await.unwrap()).await;

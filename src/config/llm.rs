@@ -103,7 +103,9 @@ pub struct Price {
 
 impl Price {
     fn is_valid(self) -> bool {
-        [self.input_per_million, self.output_per_million].iter().all(|price| price.is_finite() && *price >= 0.0)
+        [self.input_per_million, self.output_per_million]
+            .iter()
+            .all(|price| price.is_finite() && *price >= 0.0)
     }
 }
 
@@ -281,7 +283,10 @@ impl TryFrom<String> for Language {
     fn try_from(code: String) -> Result<Self, String> {
         whatlang::Lang::from_code(&code).map(Self).ok_or_else(|| {
             let known: Vec<&str> = whatlang::Lang::all().iter().map(whatlang::Lang::code).collect();
-            format!("`{code}` is no language that is recognised; by ISO 639-3 there are: {}", known.join(", "))
+            format!(
+                "`{code}` is no language that is recognised; by ISO 639-3 there are: {}",
+                known.join(", ")
+            )
         })
     }
 }

@@ -122,7 +122,10 @@ fn answer_routes_and_rules_are_read() {
     );
     let routes = Catalog::parse(&text, "models.toml").unwrap().routes;
     assert_eq!((routes.answer.policy, routes.answer.deadline_ms), (Policy::Weighted, 120_000));
-    assert_eq!(routes.answer_rules[0].languages[0], Language::of("Der Hund schläft heute im Garten").unwrap());
+    assert_eq!(
+        routes.answer_rules[0].languages[0],
+        Language::of("Der Hund schläft heute im Garten").unwrap()
+    );
 }
 
 #[test]
@@ -157,7 +160,8 @@ fn answer_routes_that_cannot_be_meant_are_refused_by_their_key() {
         ("breaker = { error_ratio = 1.5 }", "error_ratio"),
         ("price = { input_per_million = -1, output_per_million = 0 }", "price"),
     ] {
-        let text = BUILT_IN.replace("context_tokens = 128_000", &format!("context_tokens = 128_000\n{settings}"));
+        let text =
+            BUILT_IN.replace("context_tokens = 128_000", &format!("context_tokens = 128_000\n{settings}"));
         let error = refusal(&text);
         assert!(error.contains(told), "{told}: {error}");
     }

@@ -16,7 +16,9 @@ use crate::{
     models::router::Attempt,
     rag::{
         RagError,
-        ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, Writing},
+        ask::{
+            Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, Writing,
+        },
         filters::parse_filter,
     },
     store::TenantId,

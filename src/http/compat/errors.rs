@@ -29,7 +29,12 @@ pub struct OpenAiError {
 
 impl OpenAiError {
     /// What a server behind ragway said.
-    pub fn in_words(error: ApiError, kind: Option<String>, param: Option<String>, code: Option<String>) -> Self {
+    pub fn in_words(
+        error: ApiError,
+        kind: Option<String>,
+        param: Option<String>,
+        code: Option<String>,
+    ) -> Self {
         Self { error, param: param.map(Cow::Owned), kind, code }
     }
 

@@ -32,9 +32,10 @@ pub(super) fn plan(
         })
         .collect();
     for count in (1..=passages.len()).rev() {
-        let prompt = rag.prompts.answer(&asked.question, &passages[..count], writing.style.as_deref()).map_err(|error| {
-            ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() }
-        })?;
+        let prompt =
+            rag.prompts.answer(&asked.question, &passages[..count], writing.style.as_deref()).map_err(
+                |error| ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() },
+            )?;
         let tokens: usize = prompt.iter().map(|message| backend.count_tokens(&message.text)).sum();
         if tokens <= room {
             let request = GenerateRequest {

@@ -97,10 +97,7 @@ mod tests {
         .unwrap();
         assert_eq!(conversation.style.as_deref(), Some("Be brief.\n\nBe kind."));
         assert_eq!(conversation.question, "And a dog?");
-        assert_eq!(
-            conversation.history,
-            [Turn { by_user: true, text: "What does a bicycle cost?".into() }]
-        );
+        assert_eq!(conversation.history, [Turn { by_user: true, text: "What does a bicycle cost?".into() }]);
     }
 
     #[test]

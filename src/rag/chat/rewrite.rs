@@ -30,20 +30,45 @@ const FEW_WORDS: usize = 3;
 
 /// Beginnings of questions that go on from an earlier one: English, German, French, Spanish, Chinese.
 const BEGINNINGS: &[&str] = &[
-    "and ", "but ", "or ", "so ", "then ", "also ", "what about", "how about", "what else", "what if",
-    "und ", "aber ", "oder ", "dann ", "was ist mit", "wie ist es mit", "wie sieht es mit",
-    "et ", "mais ", "ou ", "alors ", "qu'en est-il", "y ", "pero ", "entonces ", "qué tal",
-    "那", "还有", "那么", "然后",
+    "and ",
+    "but ",
+    "or ",
+    "so ",
+    "then ",
+    "also ",
+    "what about",
+    "how about",
+    "what else",
+    "what if",
+    "und ",
+    "aber ",
+    "oder ",
+    "dann ",
+    "was ist mit",
+    "wie ist es mit",
+    "wie sieht es mit",
+    "et ",
+    "mais ",
+    "ou ",
+    "alors ",
+    "qu'en est-il",
+    "y ",
+    "pero ",
+    "entonces ",
+    "qué tal",
+    "那",
+    "还有",
+    "那么",
+    "然后",
 ];
 
 /// Words that stand for something said before.
 const REFERENCES: &[&str] = &[
     "it", "its", "they", "them", "their", "theirs", "he", "him", "his", "she", "her", "hers", "this", "that",
-    "these", "those", "one", "ones", "there", "same", "latter", "former",
-    "es", "sie", "er", "ihn", "ihm", "ihr", "ihre", "ihren", "ihnen", "dies", "dieser", "diese", "dieses",
-    "diesen", "dort", "dafür", "davon", "damit", "dazu", "deren", "dessen",
-    "il", "elle", "ils", "elles", "cela", "celui", "celle", "leur", "él", "ella", "ellos", "ellas", "eso",
-    "esto", "esta", "ese", "esa",
+    "these", "those", "one", "ones", "there", "same", "latter", "former", "es", "sie", "er", "ihn", "ihm",
+    "ihr", "ihre", "ihren", "ihnen", "dies", "dieser", "diese", "dieses", "diesen", "dort", "dafür", "davon",
+    "damit", "dazu", "deren", "dessen", "il", "elle", "ils", "elles", "cela", "celui", "celle", "leur", "él",
+    "ella", "ellos", "ellas", "eso", "esto", "esta", "ese", "esa",
 ];
 
 /// The same, in a script that does not part words.
@@ -76,7 +101,8 @@ pub(super) async fn standalone(rag: &Rag, history: &[Turn], question: String) ->
 
 /// Name of the backend, what it wrote, and its tokens.
 async fn written(rag: &Rag, history: &[Turn], question: &str) -> Result<(String, String, Usage), String> {
-    let plan = |backend: &dyn Generator| request(rag, history, question, backend).map(|request| (request, ()));
+    let plan =
+        |backend: &dyn Generator| request(rag, history, question, backend).map(|request| (request, ()));
     let selector = Selector { question, ..Selector::default() };
     let routed = rag.answers.generate(&selector, plan).await.map_err(|error| error.to_string())?;
     let (mut stream, mut text, mut usage) = (routed.stream, String::new(), Usage::default());
@@ -200,15 +226,23 @@ mod tests {
     #[test]
     fn questions_that_go_on_from_another_are_told_by_their_words() {
         for question in [
-            "And for children?", "How much does it cost?", "What about dogs on the car deck?",
-            "Are they allowed in the saloon on Sundays?", "In winter?", "Und was kostet ein Fahrrad dort?",
-            "那狗呢？", "它多少钱？", "Et pour les enfants de moins de six ans ?",
+            "And for children?",
+            "How much does it cost?",
+            "What about dogs on the car deck?",
+            "Are they allowed in the saloon on Sundays?",
+            "In winter?",
+            "Und was kostet ein Fahrrad dort?",
+            "那狗呢？",
+            "它多少钱？",
+            "Et pour les enfants de moins de six ans ?",
         ] {
             assert!(is_follow_up(question), "{question}");
         }
         for question in [
-            "What does it cost to take a bicycle?", "When does the first ferry leave Nordby?",
-            "How long does it take to cross the strait?", "Was kostet die Mitnahme eines Fahrrads?",
+            "What does it cost to take a bicycle?",
+            "When does the first ferry leave Nordby?",
+            "How long does it take to cross the strait?",
+            "Was kostet die Mitnahme eines Fahrrads?",
             "第一班渡轮什么时候从北比出发？",
         ] {
             assert!(!is_follow_up(question), "{question}");
@@ -218,7 +252,12 @@ mod tests {
     #[test]
     fn a_follow_up_is_joined_back_to_a_question_that_stands_alone() {
         let answer = Turn { by_user: false, text: "3 euros. [1]".into() };
-        let history = [user("Are dogs welcome on board?"), user("What does a bicycle cost on the ferry?"), answer, user("And a tandem?")];
+        let history = [
+            user("Are dogs welcome on board?"),
+            user("What does a bicycle cost on the ferry?"),
+            answer,
+            user("And a tandem?"),
+        ];
         assert_eq!(
             joined(&history, "And in winter?").unwrap(),
             "What does a bicycle cost on the ferry? And a tandem? And in winter?"
@@ -233,10 +272,16 @@ mod tests {
         let question = "And for children?";
         let good = "What does a bicycle cost on the ferry for children?";
         assert_eq!(usable(good, &history, question).unwrap(), good);
-        assert_eq!(usable(&format!("Standalone question: \"{good}\"\nThanks!"), &history, question).unwrap(), good);
+        assert_eq!(
+            usable(&format!("Standalone question: \"{good}\"\nThanks!"), &history, question).unwrap(),
+            good
+        );
         for bad in [
-            "", "\n", "A bicycle costs 3 euros on the ferry for children.",
-            "Children love the museum and its wonderful dinosaurs.", "What does a bicycle cost on the ferry?",
+            "",
+            "\n",
+            "A bicycle costs 3 euros on the ferry for children.",
+            "Children love the museum and its wonderful dinosaurs.",
+            "What does a bicycle cost on the ferry?",
         ] {
             assert_eq!(usable(bad, &history, question), None, "{bad}");
         }

@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::{
     body::Wanted,
-    wire::{Annotation, End, Head, Piece, Pieces, RagwayExtension, RetrievalBody, SourceReference, UrlCitation},
+    wire::{
+        Annotation, End, Head, Piece, Pieces, RagwayExtension, RetrievalBody, SourceReference, UrlCitation,
+    },
 };
 use crate::{
     http::{Gateway, ask::method_name, compat::OpenAiError},
@@ -30,7 +32,8 @@ pub(super) async fn from_documents(
     let most = gateway.rag.catalog().ask.max_answer_tokens;
     let Wanted { messages, writing, stream, include_usage, notes } = Wanted::of(body, most)?;
     let most_tokens = writing.max_tokens.unwrap_or(most);
-    let head = Head::new(&collection.as_ref().map_or(RAG_MODEL.to_owned(), |name| format!("{RAG_MODEL}/{name}")));
+    let head =
+        Head::new(&collection.as_ref().map_or(RAG_MODEL.to_owned(), |name| format!("{RAG_MODEL}/{name}")));
     let request = ChatRequest { tenant: TenantId::DEFAULT, collection, messages, writing };
     let chat = gateway.rag.chat(request).await.map_err(about_conversation)?;
     let pieces = pieces(chat, base.to_owned(), notes, most_tokens);

@@ -151,14 +151,20 @@ impl ChatCompletionRequest {
     /// Refuses what would change the answer's meaning and cannot be done.
     fn check_unsupported(&self) -> Result<(), OpenAiError> {
         let given = |value: &Option<Value>| {
-            value.as_ref().is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty()))
+            value
+                .as_ref()
+                .is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty()))
         };
         let no_choice = |value: &Value| value == "none" || value == "auto";
         let plain = |value: &Value| value.get("type").is_some_and(|kind| kind == "text");
         let unsupported = [
             ("n", self.n.is_some_and(|n| n != 1), "one answer is given; leave it out or send 1"),
             ("tools", given(&self.tools), "this model calls no tools; send them to another model"),
-            ("functions", given(&self.functions), "this model calls no functions; send them to another model"),
+            (
+                "functions",
+                given(&self.functions),
+                "this model calls no functions; send them to another model",
+            ),
             (
                 "tool_choice",
                 given(&self.tool_choice) && !self.tool_choice.as_ref().is_some_and(no_choice),
@@ -190,7 +196,10 @@ impl ChatMessage {
             "assistant" => Speaker::Assistant,
             role => {
                 let known = "system, developer, user, assistant";
-                return Err(wrong("messages", format!("messages[{index}].role: `{role}` is not one of {known}")));
+                return Err(wrong(
+                    "messages",
+                    format!("messages[{index}].role: `{role}` is not one of {known}"),
+                ));
             }
         };
         let text = match self.content {
@@ -213,9 +222,10 @@ impl Part {
         match (self.kind.as_str(), self.text) {
             ("text", Some(text)) => Ok(text),
             ("text", None) => Err(wrong("messages", format!("{place}.text: is missing"))),
-            (kind, _) => {
-                Err(wrong("messages", format!("{place}: this model reads parts of the type text only, not {kind}")))
-            }
+            (kind, _) => Err(wrong(
+                "messages",
+                format!("{place}: this model reads parts of the type text only, not {kind}"),
+            )),
         }
     }
 }
@@ -223,7 +233,8 @@ impl Part {
 fn limit(asked: i64, most: usize, notes: &mut Vec<String>) -> Result<usize, OpenAiError> {
     match usize::try_from(asked) {
         Ok(asked) if asked > most => {
-            notes.push(format!("max_tokens: {asked} is more than this model answers with; {most} were taken"));
+            notes
+                .push(format!("max_tokens: {asked} is more than this model answers with; {most} were taken"));
             Ok(most)
         }
         Ok(asked) if asked > 0 => Ok(asked),

@@ -1,10 +1,6 @@
 //! Requests that an upstream server answers.
 
-use actix_web::{
-    HttpResponse,
-    http::StatusCode,
-    web::Bytes,
-};
+use actix_web::{HttpResponse, http::StatusCode, web::Bytes};
 use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 
@@ -56,7 +52,8 @@ pub(super) async fn pass_on(
 /// What the user said last, for the rules of routing.
 fn last_text(body: &Map<String, Value>) -> &str {
     let messages = body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let last = messages.iter().rev().find(|message| message["role"] == "user").map(|message| &message["content"]);
+    let last =
+        messages.iter().rev().find(|message| message["role"] == "user").map(|message| &message["content"]);
     let text = match last {
         Some(Value::Array(parts)) => parts.iter().find_map(|part| part["text"].as_str()),
         Some(content) => content.as_str(),

@@ -284,8 +284,12 @@ impl Head {
         choice: Option<(Value, Option<&'static str>)>,
         include_usage: bool,
     ) -> ChatCompletionChunk {
-        let choice =
-            choice.map(|(delta, finish_reason)| ChunkChoice { index: 0, delta, finish_reason, logprobs: None });
+        let choice = choice.map(|(delta, finish_reason)| ChunkChoice {
+            index: 0,
+            delta,
+            finish_reason,
+            logprobs: None,
+        });
         ChatCompletionChunk {
             id: self.id.clone(),
             object: "chat.completion.chunk",
