@@ -18,7 +18,7 @@ use ragway::{
     models::TextRole,
     rag::{
         Caller,
-        ask::{AskRequest, EXTRACTIVE},
+        ask::{AskRequest, EXTRACTIVE, Writing},
         embed::EmbedderChoice,
         ingest::SourceFile,
         search::SearchRequest,
@@ -79,6 +79,7 @@ async fn run() -> anyhow::Result<()> {
             filter: None,
             model: Some(model.clone()),
             explain: false,
+            writing: Writing::default(),
         };
         measure(&format!("ask {model}"), 5, async || parts.rag.ask_whole(ask.clone()).await.map(drop))
             .await?;

@@ -13,6 +13,8 @@ mod architecture;
 mod ask;
 mod bad_input;
 mod cache;
+mod cancel;
+mod chat;
 mod cli;
 mod collections;
 mod compat;

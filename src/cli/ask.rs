@@ -9,7 +9,7 @@ use ragway::{
     config::Config,
     rag::{
         Caller,
-        ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage},
+        ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage, Writing},
     },
 };
 
@@ -42,6 +42,7 @@ async fn ask(parts: &Parts, arguments: Arguments) -> Result<ExitCode> {
         filter: None,
         model: arguments.model,
         explain: arguments.explain,
+        writing: Writing::default(),
     };
     let mut events = parts.rag.ask(request).await?;
     let mut sources = Vec::new();

@@ -7,6 +7,7 @@ mod catalog;
 mod embedder;
 mod environment;
 mod jobs;
+mod llm;
 mod space;
 mod usage;
 
@@ -15,6 +16,7 @@ pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
+pub use llm::*;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 

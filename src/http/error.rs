@@ -97,6 +97,11 @@ impl ApiError {
         Self { retry_after_s: Some(seconds.max(1)), ..self }
     }
 
+    /// The same with another status and other words.
+    pub fn with_status(self, status: StatusCode, detail: String) -> Self {
+        Self { status, detail, code: "upstream_refused", ..self }
+    }
+
     /// Stable name of the problem.
     pub fn code(&self) -> &'static str {
         self.code

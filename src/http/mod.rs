@@ -91,6 +91,8 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
                 async move { unmatched(&request, &known).error_response() }
             }))
     });
+    // Without it a handler goes on after its client has left: see ARCHITECTURE, "Clients that leave".
+    let server = server.h1_allow_half_closed(false);
     Ok(server.workers(workers).disable_signals().shutdown_timeout(10).listen(listener)?.run())
 }
 

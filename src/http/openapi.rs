@@ -12,7 +12,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use super::{
     ask, collections,
-    compat::{infinity, openai, tei},
+    compat::{chat, infinity, openai, tei},
     documents, embed, feedback, health, images, reembed, search, tasks, usage,
 };
 
@@ -101,6 +101,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(openai::embeddings)
         .service(openai::models)
         .service(openai::model)
+        .service(chat::completions)
         .service(tei::embed)
         .service(tei::similarity)
         .service(tei::tokenize)

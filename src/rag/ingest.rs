@@ -208,7 +208,7 @@ impl Rag {
         for batch in chunks.chunks(EMBED_BATCH) {
             let texts = batch.iter().map(|chunk| with_context(embedder.as_ref(), title, chunk)).collect();
             let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
-            tokens += embeddings.tokens;
+            tokens += embeddings.tokens.iter().sum::<usize>();
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
                 heading: chunk.heading.clone(),
                 content: chunk.text.clone(),

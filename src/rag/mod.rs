@@ -5,6 +5,7 @@
 
 pub mod ask;
 mod caller;
+pub mod chat;
 pub mod chunk;
 pub mod citations;
 pub mod collections;

@@ -171,7 +171,7 @@ async fn query_vector(embedder: &dyn Embedder, query: &Query) -> Result<(Vec<f32
         Query::Text(text) => {
             let texts = vec![text.clone()];
             let mut embeddings = embedder.embed(texts, TextRole::Query, Lane::Interactive).await?;
-            Ok((embeddings.vectors.pop().unwrap_or_default(), embeddings.tokens))
+            Ok((embeddings.vectors.pop().unwrap_or_default(), embeddings.tokens.iter().sum()))
         }
         Query::Image(image) => Ok((image_vector(embedder, image.clone(), Lane::Interactive).await?, 0)),
     }

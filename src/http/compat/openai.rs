@@ -10,7 +10,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{OpenAiError, TextInput, choice, cut, errors::OpenAiErrorBody, length, served_models};
+use super::{OpenAiError, TextInput, chat, choice, cut, errors::OpenAiErrorBody, length, served_models};
 use crate::{
     http::{Gateway, error::ApiError},
     models::TextRole,
@@ -146,14 +146,15 @@ pub async fn embeddings(
 
 /// List models (OpenAI)
 ///
-/// The embedders of models.toml that can be asked for.
+/// The embedders of models.toml that can be asked for, and what answers at `/v1/chat/completions`.
 #[utoipa::path(tag = "openai", operation_id = "openai_models", responses(
     (status = 200, description = "The models", body = OpenAiModels),
     (status = 500, description = "Something failed inside", body = OpenAiErrorBody),
 ))]
 #[get("/v1/models")]
 pub async fn models(gateway: web::Data<Gateway>) -> web::Json<OpenAiModels> {
-    let data = served_models(&gateway).into_iter().map(OpenAiModel::named).collect();
+    let names = served_models(&gateway).into_iter().chain(chat::names(&gateway).await);
+    let data = names.map(OpenAiModel::named).collect();
     web::Json(OpenAiModels { object: "list", data })
 }
 
@@ -169,6 +170,9 @@ pub async fn model(
     gateway: web::Data<Gateway>,
     id: web::Path<String>,
 ) -> Result<web::Json<OpenAiModel>, OpenAiError> {
+    if chat::names(&gateway).await.contains(&*id) {
+        return Ok(web::Json(OpenAiModel::named(id.into_inner())));
+    }
     let space = gateway.rag.space(&choice(gateway.rag.catalog(), &id)).await?;
     Ok(web::Json(OpenAiModel::named(space.model)))
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Embedder, Embeddings, Lane, ModelError, TextRole, Token,
-    server::{Server, chain, client},
+    server::{CONNECT_TIMEOUT, Server, chain, client},
     vectors::scale_to_one,
 };
 use crate::config::{EmbedderEntry, EmbeddingSpace, Prefixes, RemoteApi, RemoteSettings};
@@ -63,7 +63,8 @@ impl RemoteEmbedder {
             key_variable: settings.api_key_env.clone(),
             timeout: Duration::from_millis(settings.timeout_ms),
         };
-        let http = client(&settings.base_url).map_err(|error| server.failed(chain(&error)))?;
+        let http =
+            client(&settings.base_url, CONNECT_TIMEOUT).map_err(|error| server.failed(chain(&error)))?;
         Ok(Self {
             space,
             prefixes: entry.prefixes.clone(),

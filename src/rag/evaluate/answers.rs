@@ -9,7 +9,7 @@ use super::{EvaluationError, Progress, scores};
 use crate::{
     rag::{
         Caller, Rag,
-        ask::{Answer, AskRequest, Method},
+        ask::{Answer, AskRequest, Method, Writing},
         ingest::SourceFile,
     },
     store::TenantId,
@@ -130,6 +130,7 @@ async fn run(
             filter: None,
             model: model.map(str::to_owned),
             explain: false,
+            writing: Writing::default(),
         };
         let answer = rag.ask_whole(request).await?;
         tally.add(question, &answer, |document| ids.get(document) == Some(paragraph));

@@ -74,7 +74,7 @@ impl Rag {
         while let Some(texts) = work.texts.get(first..).filter(|left| !left.is_empty()) {
             let texts = &texts[..texts.len().min(STEP_TEXTS)];
             let embeddings = embedder.embed(texts.to_vec(), TextRole::Passage, Lane::Bulk).await?;
-            let tokens = Tokens { embedded: embeddings.tokens, ..Tokens::default() };
+            let tokens = Tokens { embedded: embeddings.tokens.iter().sum(), ..Tokens::default() };
             self.ledger().record_beside(
                 job.lease.tenant.into(),
                 Operation::Embed,
