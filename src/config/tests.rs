@@ -122,7 +122,7 @@ fn answer_routes_and_rules_are_read() {
     );
     let routes = Catalog::parse(&text, "models.toml").unwrap().routes;
     assert_eq!((routes.answer.policy, routes.answer.deadline_ms), (Policy::Weighted, 120_000));
-    assert_eq!(routes.answer_rules[0].languages[0], Language::of("Der Hund schläft heute im Garten").unwrap());
+    assert_eq!(routes.answer_rules[0].languages[0], Language::of("Was kostet ein Fahrrad?").unwrap());
 }
 
 #[test]
