@@ -101,7 +101,11 @@ fn body(model: &str) -> Value {
 }
 
 /// Latencies of the requests of one turn, each sent when it is due.
-async fn turn(http: &reqwest::Client, (url, body): &(String, Value), time: Duration) -> Result<Vec<Duration>> {
+async fn turn(
+    http: &reqwest::Client,
+    (url, body): &(String, Value),
+    time: Duration,
+) -> Result<Vec<Duration>> {
     let count = (time.as_secs_f64() * f64::from(PER_SECOND)) as u32;
     let body = body.to_string();
     let start = Instant::now();

@@ -101,9 +101,15 @@ fn cache_families(cache: &CacheCounts) -> prometheus::Result<Vec<MetricFamily>> 
 
 /// What the answer backends did and how they are.
 fn backend_families(backends: &[BackendStatus]) -> prometheus::Result<Vec<MetricFamily>> {
+    if backends.is_empty() {
+        return Ok(Vec::new()); // The encoder refuses a family without a metric.
+    }
     let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
-    let requests =
-        counter("answer_requests_total", "Requests to an answer backend by outcome", &["backend", "outcome"])?;
+    let requests = counter(
+        "answer_requests_total",
+        "Requests to an answer backend by outcome",
+        &["backend", "outcome"],
+    )?;
     let broken =
         counter("answer_broken_off_total", "Answers of a backend that began and broke off", &["backend"])?;
     let fallbacks =
@@ -134,9 +140,7 @@ fn backend_families(backends: &[BackendStatus]) -> prometheus::Result<Vec<Metric
     }
     families.extend(breaker.collect());
     families.extend(load.collect());
-    if !backends.is_empty() {
-        families.push(first_byte_family(backends));
-    }
+    families.push(first_byte_family(backends));
     Ok(families)
 }
 

@@ -86,7 +86,9 @@ async fn within_a_minute<T>(what: &str, work: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn the_upstream_request_is_closed_when_the_client_leaves() {
     // The first sentence is never complete, so that an answer that is not streamed has not begun.
-    for (stream, first) in [(false, None), (false, Some("A bicycle")), (true, None), (true, Some("A bicycle"))] {
+    for (stream, first) in
+        [(false, None), (false, Some("A bicycle")), (true, None), (true, Some("A bicycle"))]
+    {
         let upstream = Hanging::start(first).await;
         let app = app_asking(&upstream).await;
         let client = reqwest::Client::new();
@@ -135,12 +137,7 @@ impl Embedder for Stalled {
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
         self.inner.tokenize(text, special)
     }
-    fn embed(
-        &self,
-        _: Vec<String>,
-        _: TextRole,
-        _: Lane,
-    ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
+    fn embed(&self, _: Vec<String>, _: TextRole, _: Lane) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
         let count = CountDrop(Arc::clone(&self.dropped));
         self.asked.notify_one();
         async move {
@@ -166,49 +163,5 @@ async fn retrieval_stops_when_the_client_leaves() {
         assert_eq!(dropped.load(Ordering::SeqCst), 0);
         asking.abort();
         eventually("the model's work is dropped", async || dropped.load(Ordering::SeqCst) == 1).await;
-    }
-}
-
-#[test]
-fn prototype() {
-    use actix_web::{App, HttpServer, web};
-    for half in [true, false] {
-        actix_web::rt::System::new().block_on(async move {
-            let dropped = Arc::new(AtomicUsize::new(0));
-            let seen = Arc::clone(&dropped);
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let server = HttpServer::new(move || {
-                let dropped = Arc::clone(&dropped);
-                App::new().default_service(web::to(move || {
-                    let count = CountDrop(Arc::clone(&dropped));
-                    async move {
-                        let _count = count;
-                        tokio::time::sleep(Duration::from_secs(5)).await;
-                        "late"
-                    }
-                }))
-            })
-            .workers(1)
-            .h1_allow_half_closed(half)
-            .disable_signals()
-            .listen(listener)
-            .unwrap()
-            .run();
-            let handle = server.handle();
-            tokio::spawn(server);
-            for (how, linger) in [("close", false), ("reset", true)] {
-                seen.store(0, Ordering::SeqCst);
-                let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
-                socket.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                if linger { socket.set_zero_linger().unwrap(); }
-                let t = std::time::Instant::now();
-                drop(socket);
-                while seen.load(Ordering::SeqCst) == 0 { tokio::time::sleep(Duration::from_micros(200)).await; }
-                println!("half={half} {how}: handler ended after {:?}", t.elapsed());
-            }
-            handle.stop(false).await;
-        });
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{AnswerRoute, AnswerRule, ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, JobSettings, LlmEntry, PinnedFile, Source};
+use super::{
+    AnswerRoute, AnswerRule, ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, JobSettings, LlmEntry,
+    PinnedFile, Source,
+};
 
 /// The catalog that the binary carries, used where no `models.toml` is found.
 pub const BUILT_IN: &str = include_str!("../../models.toml");

@@ -103,7 +103,9 @@ pub struct Price {
 
 impl Price {
     fn is_valid(self) -> bool {
-        [self.input_per_million, self.output_per_million].iter().all(|price| price.is_finite() && *price >= 0.0)
+        [self.input_per_million, self.output_per_million]
+            .iter()
+            .all(|price| price.is_finite() && *price >= 0.0)
     }
 }
 

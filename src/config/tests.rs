@@ -157,7 +157,8 @@ fn answer_routes_that_cannot_be_meant_are_refused_by_their_key() {
         ("breaker = { error_ratio = 1.5 }", "error_ratio"),
         ("price = { input_per_million = -1, output_per_million = 0 }", "price"),
     ] {
-        let text = BUILT_IN.replace("context_tokens = 128_000", &format!("context_tokens = 128_000\n{settings}"));
+        let text =
+            BUILT_IN.replace("context_tokens = 128_000", &format!("context_tokens = 128_000\n{settings}"));
         let error = refusal(&text);
         assert!(error.contains(told), "{told}: {error}");
     }

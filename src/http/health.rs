@@ -125,13 +125,7 @@ pub async fn health(gateway: web::Data<Gateway>) -> HttpResponse {
         database: if connected { "connected" } else { "unavailable" },
         model: gateway.text_model(),
         models: routes(&gateway),
-        answers: gateway
-            .rag
-            .answers()
-            .status()
-            .into_iter()
-            .map(BackendHealth::from)
-            .collect(),
+        answers: gateway.rag.answers().status().into_iter().map(BackendHealth::from).collect(),
     };
     let status = if connected { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     HttpResponse::build(status).json(body)
@@ -176,9 +170,10 @@ pub async fn metrics(gateway: web::Data<Gateway>) -> Result<HttpResponse, ApiErr
         let loaded = gateway.metrics.model_loaded.with_label_values(&[model]);
         loaded.set(i64::from(state == ModelState::Loaded));
     }
-    let text = gateway.metrics.render(&gateway.rag.cache().counts(), &gateway.rag.answers().status()).map_err(|error| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string())
-    })?;
+    let text =
+        gateway.metrics.render(&gateway.rag.cache().counts(), &gateway.rag.answers().status()).map_err(
+            |error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string()),
+        )?;
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 

@@ -83,8 +83,14 @@ async fn next_part(rest: Rest) -> Option<(Result<GeneratedPart, ModelError>, Res
 
 /// The events of a body, as they arrive.
 pub fn read_events(patience: Patience, body: BoxStream<'static, reqwest::Result<Bytes>>) -> EventStream {
-    let reader =
-        Reader { patience, body, events: EventReader::default(), begun: false, complete: false, ended: false };
+    let reader = Reader {
+        patience,
+        body,
+        events: EventReader::default(),
+        begun: false,
+        complete: false,
+        ended: false,
+    };
     stream::unfold(reader, Reader::next).boxed()
 }
 
@@ -111,7 +117,11 @@ impl Reader {
                 }
                 None if self.ended && self.complete => return None,
                 None if self.ended => {
-                    let reason = if self.begun { "the answer broke off before its end" } else { "it answered with no events" };
+                    let reason = if self.begun {
+                        "the answer broke off before its end"
+                    } else {
+                        "it answered with no events"
+                    };
                     let error = self.patience.server.unavailable(reason.to_owned());
                     return Some((self.last_if_error(Err(error.into())), self));
                 }

@@ -125,7 +125,8 @@ async fn read_body(patience: &Patience, mut response: Response, most: usize) -> 
 
 /// The connection ended before the answer did.
 pub fn broken_off(server: &Server, error: reqwest::Error) -> ModelError {
-    server.unavailable(format!("the answer broke off: {}", crate::models::server::chain(&error.without_url())))
+    server
+        .unavailable(format!("the answer broke off: {}", crate::models::server::chain(&error.without_url())))
 }
 
 /// The error that stands in an answer where a completion should, in any of the shapes of servers.

@@ -6,8 +6,8 @@ use wiremock::{
 };
 
 use super::*;
-use tokio::time::timeout;
 use crate::models::{GeneratedPart, Speaker, Usage};
+use tokio::time::timeout;
 
 const KEY: &str = "sk-very-secret";
 
@@ -355,7 +355,8 @@ async fn forward(response: ResponseTemplate, body: Value) -> Result<Forwarded, F
 
 #[tokio::test]
 async fn a_forwarded_request_and_its_answer_stay_as_they_are() {
-    let asked = json!({ "model": "remote", "tools": [{ "type": "function" }], "x_unknown": 7, "stream": false });
+    let asked =
+        json!({ "model": "remote", "tools": [{ "type": "function" }], "x_unknown": 7, "stream": false });
     let answer = r#"{"id":"a", "choices":[{"message":{"tool_calls":[]}}], "usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
     let response = ResponseTemplate::new(200).set_body_raw(answer, "application/json");
     let Forwarded::Whole(whole) = forward(response, asked.clone()).await.unwrap() else { panic!() };
@@ -394,7 +395,9 @@ async fn a_refusal_is_kept_in_the_servers_own_words_but_not_one_about_the_key() 
     assert!(!error.to_string().contains(KEY));
 
     let broken = events(&[delta("Half"), json!({ "error": { "message": "crash", "code": 503 } })]);
-    let Forwarded::Stream(stream) = forward(broken, json!({ "stream": true })).await.unwrap() else { panic!() };
+    let Forwarded::Stream(stream) = forward(broken, json!({ "stream": true })).await.unwrap() else {
+        panic!()
+    };
     let last = stream.collect::<Vec<_>>().await.pop().unwrap().err().unwrap();
     assert_eq!(last.refusal.unwrap().status, 503);
 }

@@ -63,7 +63,8 @@ impl RemoteEmbedder {
             key_variable: settings.api_key_env.clone(),
             timeout: Duration::from_millis(settings.timeout_ms),
         };
-        let http = client(&settings.base_url, CONNECT_TIMEOUT).map_err(|error| server.failed(chain(&error)))?;
+        let http =
+            client(&settings.base_url, CONNECT_TIMEOUT).map_err(|error| server.failed(chain(&error)))?;
         Ok(Self {
             space,
             prefixes: entry.prefixes.clone(),

@@ -82,7 +82,8 @@ impl Backend {
 
     /// Requests under way and waiting.
     pub fn load(&self) -> usize {
-        self.spec.limits.max_concurrent - self.slots.available_permits() + self.waiting.load(Ordering::Relaxed)
+        self.spec.limits.max_concurrent - self.slots.available_permits()
+            + self.waiting.load(Ordering::Relaxed)
     }
 
     /// What the breaker would say to a request now.
@@ -104,7 +105,8 @@ impl Backend {
         if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
             return Ok(Slot { _permit: permit });
         }
-        let full = || ModelError::Overloaded { model: self.name().to_owned(), retry_after: QUEUE_RETRY_AFTER };
+        let full =
+            || ModelError::Overloaded { model: self.name().to_owned(), retry_after: QUEUE_RETRY_AFTER };
         let _place = Place::take(&self.waiting, self.spec.limits.queue).ok_or_else(full)?;
         let permit = slots.acquire_owned().await.map_err(|_| full())?;
         Ok(Slot { _permit: permit })

@@ -198,8 +198,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn breaker() -> (Breaker, Instant) {
-        let settings =
-            BreakerSettings { error_ratio: 0.5, minimum: 4, window_ms: 30_000, open_ms: 10_000 };
+        let settings = BreakerSettings { error_ratio: 0.5, minimum: 4, window_ms: 30_000, open_ms: 10_000 };
         (Breaker::new(settings), Instant::now())
     }
 

@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn pauses_double_with_jitter_up_to_two_seconds() {
         for (tries, most) in [(1, 200), (2, 400), (3, 800), (4, 1600), (5, 2000), (40, 2000)] {
-            let pauses: Vec<u128> = (0..50).map(|_| pause(&down(), tries, true).unwrap().as_millis()).collect();
+            let pauses: Vec<u128> =
+                (0..50).map(|_| pause(&down(), tries, true).unwrap().as_millis()).collect();
             assert!(pauses.iter().all(|pause| (most / 2..=most).contains(pause)), "{pauses:?}");
             assert!(pauses.iter().any(|pause| *pause != pauses[0]), "no jitter");
         }

@@ -74,9 +74,8 @@ impl RouteTable {
 
     /// Every name with what it stands for: backends first.
     pub fn models(&self) -> Vec<(String, AnswerModel)> {
-        let kind = |backend: &Backend| AnswerModel::Backend {
-            forwards: backend.generator().forwarder().is_some(),
-        };
+        let kind =
+            |backend: &Backend| AnswerModel::Backend { forwards: backend.generator().forwarder().is_some() };
         let backends = self.backends.iter().map(|backend| (backend.name().to_owned(), kind(backend)));
         let names = [DEFAULT_ANSWER_ROUTE].into_iter().chain(self.by_name.keys().map(String::as_str));
         let aliases = self.rules.iter().flat_map(|rule| rule.models.iter().map(String::as_str));
@@ -175,11 +174,7 @@ impl Route {
             Policy::LeastBusy => backends.sort_by_cached_key(|(backend, _)| backend.load()),
         }
         let ordered = backends.into_iter().map(|(backend, _)| backend).collect();
-        Ok(Chosen {
-            candidates: in_turn(ordered),
-            hedge_after: self.hedge_after,
-            deadline: self.deadline,
-        })
+        Ok(Chosen { candidates: in_turn(ordered), hedge_after: self.hedge_after, deadline: self.deadline })
     }
 }
 

@@ -209,7 +209,11 @@ fn routed<const N: usize>(routes: &str, backends: [&Arc<Slow>; N]) -> AnswerRout
     with_limits(routes, config::Limits { max_concurrent: 2, queue: 1, retries: 2 }, backends)
 }
 
-fn with_limits<const N: usize>(routes: &str, limits: config::Limits, backends: [&Arc<Slow>; N]) -> AnswerRouter {
+fn with_limits<const N: usize>(
+    routes: &str,
+    limits: config::Limits,
+    backends: [&Arc<Slow>; N],
+) -> AnswerRouter {
     let routes: config::Routes = toml::from_str(&format!("[embed]\n{routes}")).unwrap();
     let spec = |backend: &Arc<Slow>| BackendSpec {
         limits,
@@ -264,7 +268,8 @@ async fn without_need_there_is_no_hedge() {
 async fn the_deadline_covers_every_attempt_and_the_stream() {
     let (slow, slower) = (Slow::new("slow", 1, 100), Slow::new("slower", 60_000, 0));
     let route = "[answer]\nbackends = [\"slow\", \"slower\"]\ndeadline_ms = 2000";
-    let router = with_limits(route, config::Limits { retries: 0, ..config::Limits::default() }, [&slow, &slower]);
+    let router =
+        with_limits(route, config::Limits { retries: 0, ..config::Limits::default() }, [&slow, &slower]);
     let error = router.generate(&Selector::default(), request).await.err().unwrap();
     let RouteError::Deadline { after, attempts } = error else { panic!("{error}") };
     assert_eq!(after.as_millis(), 2000);
@@ -343,7 +348,8 @@ async fn the_least_busy_backend_is_asked() {
 
 #[tokio::test]
 async fn weights_are_kept_and_a_weight_of_nothing_is_for_emergencies() {
-    let (often, seldom, spare) = (Slow::new("often", 0, 0), Slow::new("seldom", 0, 0), Slow::new("spare", 0, 0));
+    let (often, seldom, spare) =
+        (Slow::new("often", 0, 0), Slow::new("seldom", 0, 0), Slow::new("spare", 0, 0));
     let route = "[answer]\npolicy = \"weighted\"\nbackends = [\"spare\", \"seldom\", \"often\"]\n\
                  weights = { often = 3, seldom = 1, spare = 0 }";
     let router = routed(route, [&often, &seldom, &spare]);
@@ -357,7 +363,8 @@ async fn weights_are_kept_and_a_weight_of_nothing_is_for_emergencies() {
 
 #[tokio::test]
 async fn rules_choose_the_route_and_the_first_that_holds_counts() {
-    let (usual, german, long) = (Slow::new("usual", 0, 0), Slow::new("german", 0, 0), Slow::new("long", 0, 0));
+    let (usual, german, long) =
+        (Slow::new("usual", 0, 0), Slow::new("german", 0, 0), Slow::new("long", 0, 0));
     let tenant = "00000000-0000-7000-8000-000000000009";
     let routes = format!(
         r#"
@@ -373,7 +380,8 @@ async fn rules_choose_the_route_and_the_first_that_holds_counts() {
     );
     let routes = routes.replace("        answer", "answer");
     let routes: config::Routes = toml::from_str(&format!("embed = {{}}\n{routes}")).unwrap();
-    let specs = [&usual, &german, &long].map(|slow| BackendSpec::local(Arc::clone(slow) as Arc<dyn Generator>));
+    let specs =
+        [&usual, &german, &long].map(|slow| BackendSpec::local(Arc::clone(slow) as Arc<dyn Generator>));
     let router = AnswerRouter::with_routes(specs.to_vec(), &routes);
     let answered_by = async |selector: Selector<'_>| asks(&router, &selector).await.backend;
 
