@@ -9,6 +9,7 @@ mod environment;
 mod jobs;
 mod llm;
 mod space;
+mod usage;
 
 pub use cache::CacheSettings;
 pub use catalog::*;
@@ -17,6 +18,7 @@ pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
 pub use llm::*;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
+pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 
 #[cfg(test)]
 mod tests;

@@ -163,3 +163,15 @@ fn answer_routes_that_cannot_be_meant_are_refused_by_their_key() {
         assert!(error.contains(told), "{told}: {error}");
     }
 }
+
+/// Of a build for CPUs.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_is_refused_where_it_cannot_be_used() {
+    for kind in ["bert", "clip"] {
+        let kind = format!("kind = \"{kind}\"\n");
+        let error = refusal(&BUILT_IN.replacen(&kind, &format!("{kind}device = \"cuda\"\n"), 1));
+        let wanted = if kind.contains("clip") { "is for kind `bert`" } else { "--features cuda" };
+        assert!(error.contains("device `cuda`") && error.contains(wanted), "{error}");
+    }
+}

@@ -12,13 +12,10 @@ use super::{
     error::{ApiError, Problem},
     search::count,
 };
-use crate::{
-    rag::{
-        RagError,
-        ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage},
-        filters::parse_filter,
-    },
-    store::TenantId,
+use crate::rag::{
+    Caller, RagError,
+    ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage},
+    filters::parse_filter,
 };
 
 /// A question.
@@ -52,6 +49,8 @@ pub struct AskBody {
 /// An answer with its sources.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AskResponse {
+    /// Names the answer in feedback.
+    answer_id: Uuid,
     /// `[n]` after a sentence refers to the citation of that number.
     #[schema(example = "A bicycle costs 3 euros each way. [1]")]
     answer: String,
@@ -176,10 +175,14 @@ pub struct StageBody {
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/api/v1/ask")]
-pub async fn ask(gateway: web::Data<Gateway>, body: web::Json<AskBody>) -> Result<HttpResponse, ApiError> {
+pub async fn ask(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    body: web::Json<AskBody>,
+) -> Result<HttpResponse, ApiError> {
     let body = body.into_inner();
     let request = AskRequest {
-        tenant: TenantId::DEFAULT,
+        caller,
         collection: body.collection,
         question: body.question,
         k: body.k.map(|k| count("k", k)).transpose()?,
@@ -244,12 +247,9 @@ fn interrupted() -> RagError {
 
 fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
     AskResponse {
+        answer_id: answer.id,
         answered: answer.method != Method::Abstained,
-        method: match answer.method {
-            Method::Generated => "generated",
-            Method::Extractive => "extractive",
-            Method::Abstained => "abstained",
-        },
+        method: answer.method.name(),
         answer: answer.text,
         citations: answer.citations.into_iter().map(CitationBody::from).collect(),
         model: answer.model,

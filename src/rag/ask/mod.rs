@@ -4,6 +4,7 @@
 //! against the passages before it leaves, so that what was streamed never has
 //! to be taken back.
 
+mod account;
 mod plan;
 mod run;
 
@@ -15,12 +16,12 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Rag, RagError,
+    Caller, Rag, RagError,
     search::{SearchRequest, check_query},
 };
 use crate::{
     models::{Message, ModelError, Usage, router::Attempt},
-    store::{Filter, FoundPassage, SearchEffort, TenantId},
+    store::{Filter, FoundPassage, SearchEffort},
 };
 use run::Run;
 
@@ -32,7 +33,7 @@ pub const EXTRACTIVE: &str = "extractive";
 /// A question.
 #[derive(Debug, Clone)]
 pub struct AskRequest {
-    pub tenant: TenantId,
+    pub caller: Caller,
     pub collection: Option<String>,
     pub question: String,
     /// Passages to read; absent: `ask.passages` of models.toml.
@@ -83,6 +84,8 @@ pub struct Citation {
 /// A whole answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// Names it in feedback.
+    pub id: Uuid,
     pub text: String,
     pub method: Method,
     pub citations: Vec<Citation>,
@@ -148,8 +151,8 @@ impl Rag {
             self.check_backend(model)?;
         }
         let found = self
-            .search(&SearchRequest {
-                tenant: request.tenant,
+            .find(&SearchRequest {
+                caller: request.caller,
                 collection: request.collection.clone(),
                 query: request.question.clone().into(),
                 k,

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::timeout_at};
+use uuid::Uuid;
 
 use super::{
     Answer, AskEvent, AskRequest, Citation, EXTRACTIVE, Explanation, Method, NumberedPassage,
+    account::Account,
     plan::{Plan, is_abstention, plan},
 };
 use crate::{
@@ -59,6 +61,7 @@ pub(super) struct Run {
     attempts: Vec<Attempt>,
     notes: Vec<String>,
     explanation: Explanation,
+    account: Account,
 }
 
 impl Run {
@@ -71,6 +74,7 @@ impl Run {
         started: Instant,
     ) -> Self {
         let space = &found.collection.space;
+        let account = Account::open(&rag, request.caller, &found);
         let evidence = Evidence::new(&request.question, found.passages.iter().map(|p| p.content.as_str()));
         let best_similarity = found.passages.first().map(|passage| passage.similarity);
         let question_coverage = evidence.question_coverage();
@@ -109,6 +113,7 @@ impl Run {
             attempts: Vec::new(),
             notes: Vec::new(),
             explanation,
+            account,
         }
     }
 
@@ -148,7 +153,7 @@ impl Run {
         let selector = Selector {
             model: self.request.model.as_deref(),
             collection: Some(&self.collection.name),
-            tenant: Some(self.request.tenant.0),
+            tenant: Some(self.request.caller.tenant.0),
             question,
             until: Some(self.deadline),
         };
@@ -168,6 +173,7 @@ impl Run {
 
     async fn read(&mut self, routed: Routed<Plan>) -> Result<Generation, CallerLeft> {
         self.attempts = routed.attempts;
+        self.account.begin(&routed.backend, &routed.plan.prompt);
         self.explanation.passages_used = routed.plan.passages;
         self.explanation.prompt = routed.plan.prompt;
         if routed.plan.passages < self.sources.len() {
@@ -193,13 +199,17 @@ impl Run {
             };
             match part {
                 GeneratedPart::Text(text) => {
+                    self.account.write(&text);
                     for sentence in reader.push(&text) {
                         if let Some(end) = self.accept(sentence, &routed.backend).await? {
                             return Ok(end);
                         }
                     }
                 }
-                GeneratedPart::Usage(usage) => self.usage = usage,
+                GeneratedPart::Usage(usage) => {
+                    self.account.told(usage);
+                    self.usage = usage;
+                }
             }
         }
         for sentence in reader.finish() {
@@ -349,6 +359,7 @@ impl Run {
 
     async fn finish(&mut self, method: Method, model: String) -> Result<(), CallerLeft> {
         let answer = Answer {
+            id: Uuid::now_v7(),
             text: std::mem::take(&mut self.text),
             method,
             citations: std::mem::take(&mut self.citations),
@@ -359,6 +370,9 @@ impl Run {
             elapsed: self.started.elapsed(),
             explanation: self.request.explain.then(|| std::mem::take(&mut self.explanation)),
         };
+        let cost_nano = self.account.close(&answer.model);
+        let (caller, question) = (self.request.caller, &self.request.question);
+        self.rag.record_answer(caller, &self.collection, question, &answer, cost_nano).await;
         self.send(AskEvent::Done(Box::new(answer))).await
     }
 
