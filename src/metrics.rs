@@ -74,6 +74,8 @@ impl Metrics {
         families.extend(cache_families(cache)?);
         families.extend(backend_families(backends)?);
         families.extend(usage_families(usage)?);
+        // The encoder refuses those of which nothing has been counted yet.
+        families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
@@ -110,9 +112,6 @@ fn cache_families(cache: &CacheCounts) -> prometheus::Result<Vec<MetricFamily>> 
 
 /// What the answer backends did and how they are.
 fn backend_families(backends: &[BackendStatus]) -> prometheus::Result<Vec<MetricFamily>> {
-    if backends.is_empty() {
-        return Ok(Vec::new()); // The encoder refuses a family without a metric.
-    }
     let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
     let requests = counter(
         "answer_requests_total",
