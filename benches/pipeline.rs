@@ -69,7 +69,7 @@ async fn run() -> anyhow::Result<()> {
         effort: SearchEffort::Indexed,
     };
     measure("search", 100, async || parts.rag.search(&search).await.map(drop)).await?;
-    let backends = parts.rag.answers().health().into_iter().map(|(name, _)| name);
+    let backends = parts.rag.answers().status().into_iter().map(|backend| backend.name);
     for model in backends.chain([EXTRACTIVE.to_owned()]) {
         let ask = AskRequest {
             caller: Caller::DEFAULT,

@@ -265,15 +265,16 @@ pub struct AnswerRule {
     pub max_chars: Option<usize>,
 }
 
-/// A language that can be told from a text.
+/// A language that can be told from a text as short as a question, one of 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Language(whatlang::Lang);
+pub struct Language(whichlang::Lang);
 
 impl Language {
-    /// The language of a text; none where it is too short or mixed to say.
+    /// The language of a text. One in a language that is not recognised is taken for another;
+    /// one without letters has none.
     pub fn of(text: &str) -> Option<Self> {
-        whatlang::detect(text).filter(whatlang::Info::is_reliable).map(|info| Self(info.lang()))
+        text.chars().any(char::is_alphabetic).then(|| Self(whichlang::detect_language(text)))
     }
 }
 
@@ -281,12 +282,10 @@ impl TryFrom<String> for Language {
     type Error = String;
 
     fn try_from(code: String) -> Result<Self, String> {
-        whatlang::Lang::from_code(&code).map(Self).ok_or_else(|| {
-            let known: Vec<&str> = whatlang::Lang::all().iter().map(whatlang::Lang::code).collect();
-            format!(
-                "`{code}` is no language that is recognised; by ISO 639-3 there are: {}",
-                known.join(", ")
-            )
+        let known = whichlang::LANGUAGES;
+        known.into_iter().find(|language| language.three_letter_code() == code).map(Self).ok_or_else(|| {
+            let codes = known.map(|language| language.three_letter_code()).join(", ");
+            format!("`{code}` is no language that is recognised; by ISO 639-3 there are: {codes}")
         })
     }
 }

@@ -15,7 +15,7 @@ use super::{
     counts::Counts,
 };
 use crate::{
-    config::{BreakerSettings, Limits, OpenAiEntry, Price},
+    config::{BreakerSettings, Limits, OpenAiEntry},
     models::{Generator, ModelError, forward::ForwardError},
 };
 
@@ -28,19 +28,18 @@ pub struct BackendSpec {
     pub generator: Arc<dyn Generator>,
     pub limits: Limits,
     pub breaker: BreakerSettings,
-    pub price: Option<Price>,
 }
 
 impl BackendSpec {
     /// A server.
     pub fn remote(generator: Arc<dyn Generator>, entry: &OpenAiEntry) -> Self {
-        Self { generator, limits: entry.limits, breaker: entry.breaker, price: entry.price }
+        Self { generator, limits: entry.limits, breaker: entry.breaker }
     }
 
     /// A model in this process: it has a queue of its own, and what it fails at it fails at again.
     pub fn local(generator: Arc<dyn Generator>) -> Self {
         let limits = Limits { max_concurrent: 1024, queue: 0, retries: 0 };
-        Self { generator, limits, breaker: BreakerSettings::default(), price: None }
+        Self { generator, limits, breaker: BreakerSettings::default() }
     }
 }
 
@@ -74,10 +73,6 @@ impl Backend {
 
     pub fn retries(&self) -> u32 {
         self.spec.limits.retries
-    }
-
-    pub fn price(&self) -> Option<Price> {
-        self.spec.price
     }
 
     /// Requests under way and waiting.

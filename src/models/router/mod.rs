@@ -100,7 +100,6 @@ pub struct BackendStatus {
     pub breaker: BreakerState,
     /// Requests under way and waiting.
     pub load: usize,
-    pub price: Option<config::Price>,
     pub counts: BackendCounts,
 }
 
@@ -166,7 +165,6 @@ impl AnswerRouter {
             healthy: backend.last_succeeded(),
             breaker: backend.state(),
             load: backend.load(),
-            price: backend.price(),
             counts: backend.counts.read(),
         };
         self.backends.iter().map(status).collect()

@@ -170,7 +170,7 @@ impl Route {
         let mut backends = self.backends.clone();
         match self.policy {
             Policy::Fallback => {}
-            Policy::Weighted => backends.sort_by_cached_key(|(_, weight)| Arrival::of(*weight)),
+            Policy::Weighted => shuffle(&mut backends),
             Policy::LeastBusy => backends.sort_by_cached_key(|(backend, _)| backend.load()),
         }
         let ordered = backends.into_iter().map(|(backend, _)| backend).collect();
@@ -186,22 +186,13 @@ fn in_turn(backends: Vec<Arc<Backend>>) -> Vec<Candidate> {
     ready.into_iter().map(candidate(false)).chain(shut.into_iter().map(candidate(true))).collect()
 }
 
-/// The time of the first event of a Poisson process: that of the rate w comes first
-/// with the probability w / Σw, and so on among the others.
-#[derive(Debug, PartialEq, PartialOrd)]
-struct Arrival(f64);
-
-impl Arrival {
-    fn of(weight: u32) -> Self {
-        // 1 − u is never 0, so that no logarithm is infinite; a weight of 0 is.
-        Self(-(1.0 - rand::random::<f64>()).ln() / f64::from(weight))
-    }
-}
-
-impl Eq for Arrival {}
-
-impl Ord for Arrival {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
+/// By chance: the first is a backend of weight w with the probability w / Σw, and so on among the
+/// others. It is the order of the first events of Poisson processes with these rates.
+fn shuffle(backends: &mut Vec<(Arc<Backend>, u32)>) {
+    // 1 − u is never 0, so that no logarithm is infinite; a rate of 0 has its event last.
+    let first_event = |weight: u32| -(1.0 - rand::random::<f64>()).ln() / f64::from(weight);
+    let mut timed: Vec<(f64, (Arc<Backend>, u32))> =
+        backends.drain(..).map(|backend| (first_event(backend.1), backend)).collect();
+    timed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    backends.extend(timed.into_iter().map(|(_, backend)| backend));
 }

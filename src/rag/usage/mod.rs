@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 use self::quota::{Spent, Subject};
 use super::{Caller, Rag, RagError};
 use crate::{
-    config::{Catalog, Quota},
+    config::{Catalog, LlmEntry, Price, Quota},
     store::{Store, StoreError, TenantId, UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSum},
 };
 
@@ -62,13 +62,6 @@ pub struct Tokens {
     pub embedded: usize,
     pub prompt: usize,
     pub completion: usize,
-}
-
-/// Price of a million tokens.
-#[derive(Debug, Clone, Copy)]
-struct Price {
-    input: f64,
-    output: f64,
 }
 
 /// What was used from one day to another, both included.
@@ -134,7 +127,7 @@ impl Ledger {
     }
 
     fn add(&self, caller: Caller, operation: Operation, backend: &str, requests: i64, tokens: Tokens) -> i64 {
-        let cost_nano = self.prices.get(backend).map_or(0, |price| price.of_nano(tokens));
+        let cost_nano = self.prices.get(backend).map_or(0, |price| cost_nano(*price, tokens));
         let counts = UsageCounts {
             requests,
             embed_tokens: whole(tokens.embedded),
@@ -211,14 +204,12 @@ impl Ledger {
     }
 }
 
-impl Price {
-    /// In billionths.
-    fn of_nano(self, tokens: Tokens) -> i64 {
-        let input = (tokens.embedded + tokens.prompt) as f64 * self.input;
-        let output = tokens.completion as f64 * self.output;
-        // A unit for a million tokens is 1,000 billionths for one.
-        ((input + output) * 1000.0).round() as i64
-    }
+/// In billionths.
+fn cost_nano(price: Price, tokens: Tokens) -> i64 {
+    let input = (tokens.embedded + tokens.prompt) as f64 * price.input_per_million;
+    let output = tokens.completion as f64 * price.output_per_million;
+    // A unit for a million tokens is 1,000 billionths for one.
+    ((input + output) * 1000.0).round() as i64
 }
 
 impl Books {
@@ -281,8 +272,12 @@ impl Rag {
 }
 
 /// Prices by backend; what has none costs nothing.
-fn prices(_: &Catalog) -> HashMap<String, Price> {
-    HashMap::new()
+fn prices(catalog: &Catalog) -> HashMap<String, Price> {
+    let price = |entry: &LlmEntry| match entry {
+        LlmEntry::Openai(entry) => entry.price.map(|price| (entry.name.clone(), price)),
+        LlmEntry::Candle(_) => None,
+    };
+    catalog.llms.iter().filter_map(price).collect()
 }
 
 /// The day in UTC.
@@ -300,10 +295,21 @@ mod tests {
 
     #[test]
     fn a_price_is_for_a_million_tokens() {
-        let price = Price { input: 0.15, output: 0.6 };
+        let price = Price { input_per_million: 0.15, output_per_million: 0.6 };
         let tokens = |prompt, completion| Tokens { prompt, completion, embedded: 0 };
-        assert_eq!(price.of_nano(tokens(1, 0)), 150);
-        assert_eq!(price.of_nano(tokens(1_000_000, 1_000_000)), 750_000_000);
-        assert_eq!(price.of_nano(Tokens { embedded: 2, ..Tokens::default() }), 300);
+        assert_eq!(cost_nano(price, tokens(1, 0)), 150);
+        assert_eq!(cost_nano(price, tokens(1_000_000, 1_000_000)), 750_000_000);
+        assert_eq!(cost_nano(price, Tokens { embedded: 2, ..Tokens::default() }), 300);
+    }
+
+    #[test]
+    fn prices_are_those_of_the_catalog() {
+        let text = crate::config::BUILT_IN.replace(
+            "context_tokens = 128_000",
+            "context_tokens = 128_000\nprice = { input_per_million = 0.15, output_per_million = 0.6 }",
+        );
+        let prices = prices(&Catalog::parse(&text, "models.toml").unwrap());
+        let wanted = Price { input_per_million: 0.15, output_per_million: 0.6 };
+        assert_eq!(prices, HashMap::from([("openai".to_owned(), wanted)]));
     }
 }
