@@ -171,15 +171,20 @@ pub struct Message {
 }
 
 /// What a generator is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct GenerateRequest {
     pub messages: Vec<Message>,
     /// Upper bound of generated tokens.
     pub max_tokens: usize,
     /// 0 means greedy.
     pub temperature: f32,
+    /// Sample only from the likeliest tokens that together have this probability, over 0 and at
+    /// most 1; none means all tokens.
+    pub top_p: Option<f32>,
     /// Makes sampling repeatable where the backend supports it.
     pub seed: Option<u64>,
+    /// The answer ends before the first of these strings.
+    pub stop: Vec<String>,
 }
 
 /// A part of a generated answer.

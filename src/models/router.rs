@@ -276,7 +276,7 @@ mod tests {
     }
 
     fn request(_: &dyn Generator) -> Result<(GenerateRequest, ()), ModelError> {
-        let request = GenerateRequest { messages: Vec::new(), max_tokens: 10, temperature: 0.0, seed: None };
+        let request = GenerateRequest { max_tokens: 10, ..GenerateRequest::default() };
         Ok((request, ()))
     }
 

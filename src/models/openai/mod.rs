@@ -75,6 +75,12 @@ impl OpenAiGenerator {
         if let Some(seed) = request.seed {
             body["seed"] = seed.into();
         }
+        if let Some(top_p) = request.top_p {
+            body["top_p"] = top_p.into();
+        }
+        if !request.stop.is_empty() {
+            body["stop"] = request.stop.clone().into();
+        }
         body
     }
 

@@ -26,7 +26,14 @@ fn request() -> GenerateRequest {
         Message { speaker: Speaker::System, text: "Be brief.".into() },
         Message { speaker: Speaker::User, text: "Hello?".into() },
     ];
-    GenerateRequest { messages, max_tokens: 32, temperature: 0.0, seed: Some(7) }
+    GenerateRequest {
+        messages,
+        max_tokens: 32,
+        top_p: Some(0.5),
+        seed: Some(7),
+        stop: vec!["\n\n".into()],
+        ..GenerateRequest::default()
+    }
 }
 
 /// A server that answers every completion in this way.
@@ -79,6 +86,8 @@ async fn an_answer_is_streamed_with_its_usage_last() {
         ],
         "max_tokens": 32,
         "seed": 7,
+        "top_p": 0.5,
+        "stop": ["\n\n"],
         "stream": true,
         "stream_options": { "include_usage": true },
     });

@@ -37,7 +37,7 @@ pub(super) fn plan(
         let tokens: usize = prompt.iter().map(|message| backend.count_tokens(&message.text)).sum();
         if tokens <= room {
             let request =
-                GenerateRequest { messages: prompt.clone(), max_tokens, temperature: 0.0, seed: None };
+                GenerateRequest { messages: prompt.clone(), max_tokens, ..GenerateRequest::default() };
             return Ok((request, Plan { passages: count, prompt }));
         }
     }
