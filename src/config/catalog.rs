@@ -195,6 +195,10 @@ pub struct GgufEntry {
     /// Requests that may wait for the model; one more is refused.
     #[serde(default = "eight")]
     pub queue: usize,
+    /// Prompts whose keys and values stay in memory, so that the beginning of the next one, where
+    /// it is the same, is not read again; at least 1.
+    #[serde(default = "two")]
+    pub kept_prompts: usize,
 }
 
 /// `[routes.…]`: which model serves what.
@@ -327,6 +331,9 @@ impl Catalog {
                         gguf.name
                     ));
                 }
+                if gguf.kept_prompts == 0 {
+                    return Err(format!("llm `{}`: kept_prompts must be 1 or more", gguf.name));
+                }
             }
         }
         Ok(())
@@ -444,6 +451,10 @@ fn check_sha256(what: &str, sum: &str) -> Result<(), String> {
 
 fn eight() -> usize {
     8
+}
+
+fn two() -> usize {
+    2
 }
 
 fn twenty_seconds() -> u64 {

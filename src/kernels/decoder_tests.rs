@@ -324,3 +324,20 @@ fn a_crew_does_every_part_once_and_passes_panics_on() {
     });
     assert_eq!(sum.into_inner(), 49 * 50 / 2, "the crew goes on after a panic");
 }
+
+#[test]
+fn logits_become_probabilities() {
+    for count in [1, 5, 16, 37, 1000] {
+        let logits: Vec<f32> = numbers(count, 9).iter().map(|number| 30.0 * number).collect();
+        let plain: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) / 0.7).exp()).collect();
+        let total: f64 = plain.iter().sum();
+        let expected: Vec<f64> = plain.iter().map(|power| power / total).collect();
+        let mut is = logits.clone();
+        softmax(&mut is, 0.7);
+        assert_near(&is, &expected, 1e-6, "probabilities");
+        let best = (0..count).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        assert_eq!(largest(&logits), best);
+    }
+    assert_eq!(largest(&[1.0, 3.0, 3.0]), 1);
+    assert_eq!(largest(&[f32::NAN; 20]), 0);
+}

@@ -22,6 +22,7 @@ mod integer;
 mod matmul;
 mod quantized;
 mod rows;
+mod sampling;
 mod team;
 #[cfg(test)]
 mod tests;
@@ -37,5 +38,6 @@ pub use integer::IntegerIsa;
 pub use matmul::{Epilogue, PackedMatrix};
 pub use quantized::{BlockFormat, Ending, QuantizedMatrix, QuantizedRows};
 pub use rows::{add_rows, l2_normalize, layer_norm, mean};
+pub use sampling::{largest, softmax};
 pub use team::Team;
 pub use vector::Isa;

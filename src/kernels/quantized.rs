@@ -270,6 +270,12 @@ pub(crate) struct RowBlock {
     pub sum: i32,
 }
 
+impl QuantizedRows {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
 struct Product<'a> {
     matrix: &'a QuantizedMatrix,
     x: &'a QuantizedRows,
