@@ -164,7 +164,7 @@ async fn a_file_that_is_missing_or_too_small_is_said() {
     let empty = tempfile::tempdir().unwrap();
     let error = GgufGenerator::load(&entry, empty.path()).await.err().unwrap();
     assert!(error.to_string().contains("SmolLM2-135M-Instruct.Q4_1.gguf cannot be loaded"), "{error}");
-    entry.context_tokens = 8192;
+    entry.context_tokens = 16_384;
     let error = GgufGenerator::load(&entry, &folder).await.err().unwrap();
-    assert!(error.to_string().contains("context_tokens = 8192 is more than its 4096 positions"), "{error}");
+    assert!(error.to_string().contains("context_tokens = 16384 is more than its 8192 positions"), "{error}");
 }
