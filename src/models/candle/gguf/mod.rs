@@ -1,7 +1,7 @@
 //! A GGUF language model on a thread of its own.
 //!
 //! Memory is bounded: the weights as they are in the file, the keys and values of `kept_prompts`
-//! sequences of `context_tokens`, and what one pass of 256 tokens works in.
+//! sequences of `context_tokens`, and what one pass of 128 tokens works in.
 
 mod chat;
 mod decoder;
