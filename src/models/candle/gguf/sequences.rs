@@ -25,17 +25,17 @@ impl Sequences {
     /// A sequence that holds as much of the beginning of `prompt` as any kept one does, but not
     /// its last token, whose logits are wanted; and nothing else.
     ///
-    /// A sequence of which most would be lost is left as it is, and its beginning copied over the
-    /// one that was not used for longest: so a question on its own does not push out a long
-    /// conversation with the same instructions. `None` where nothing is kept at all.
+    /// A sequence that the prompt does not just go on with is left as it is, and its beginning
+    /// copied over the one that was not used for longest: so a question on its own does not push
+    /// out a conversation with the same instructions. `None` where nothing is kept at all.
     pub fn begin(&mut self, prompt: &[u32]) -> Option<&mut Sequence> {
         self.uses += 1;
         let shared = |sequence: &Sequence| shared(&sequence.tokens, prompt);
         let (nearest, shared) = (self.kept.iter().map(shared).enumerate())
             .max_by_key(|(index, shared)| (*shared, std::cmp::Reverse(*index)))?;
-        let length = self.kept[nearest].tokens.len();
+        let lost = self.kept[nearest].tokens.len() - shared;
         let (oldest, _) = self.kept.iter().enumerate().min_by_key(|(_, kept)| kept.last_used)?;
-        let index = if 2 * shared >= length { nearest } else { oldest };
+        let index = if 4 * lost <= shared { nearest } else { oldest };
         if let Ok([to, from]) = self.kept.get_disjoint_mut([index, nearest]) {
             to.memory.copy_from(&from.memory, shared);
             to.tokens.clone_from(&from.tokens);
