@@ -21,7 +21,7 @@ use ragway::{
 };
 use serde_json::{Value, json};
 
-const TURNS: usize = 5;
+const TURNS: usize = 4;
 /// Tokens of a prompt and of an answer, about.
 const PROMPT: usize = 512;
 const ANSWER: usize = 64;
@@ -44,17 +44,20 @@ async fn main() -> Result<()> {
     let threads = rayon::current_num_threads();
 
     let (mut own, mut theirs, mut bandwidth) = (Rates::default(), Rates::default(), Vec::new());
+    println!("{}, {} MB, {threads} threads", file.display(), bytes / 1_000_000);
     for turn in 0..TURNS {
         measure(&model, turn, &mut own).await?;
+        print("ragway", &own, last);
         if let Some(llama) = &llama {
             llama_bench(llama, &file, threads, &mut theirs)?;
+            print("llama.cpp", &theirs, last);
         }
         bandwidth.push(read_memory(threads));
     }
-    println!("{}, {} MB, {threads} threads, best of {TURNS}", file.display(), bytes / 1_000_000);
-    print("ragway", &own);
+    println!("best of {TURNS}");
+    print("ragway", &own, best);
     if llama.is_some() {
-        print("llama.cpp", &theirs);
+        print("llama.cpp", &theirs, best);
         let ratio = |own: &[f64], theirs: &[f64]| best(own) / best(theirs);
         println!(
             "ragway / llama.cpp: reading {:.2}, writing {:.2}",
@@ -138,25 +141,29 @@ fn run(mut command: Command) -> Result<f64> {
     results[0]["avg_ts"].as_f64().context("llama-bench printed no avg_ts")
 }
 
-/// Bytes a second that all threads together read from memory.
+/// Bytes a second that all threads together read from memory: they compare what is equal.
 fn read_memory(threads: usize) -> f64 {
-    let memory: Vec<u64> = (0..32 << 20).collect();
+    let memories = [vec![1u8; 128 << 20], vec![1u8; 128 << 20]];
+    let share = memories[0].len().div_ceil(threads);
     let start = Instant::now();
-    let share = memory.len().div_ceil(threads);
     std::thread::scope(|scope| {
-        for part in memory.chunks(share) {
-            scope.spawn(move || std::hint::black_box(part.iter().fold(0u64, |sum, number| sum ^ number)));
+        for (left, right) in memories[0].chunks(share).zip(memories[1].chunks(share)) {
+            scope.spawn(move || std::hint::black_box(left == right));
         }
     });
-    (memory.len() * 8) as f64 / start.elapsed().as_secs_f64()
+    2.0 * memories[0].len() as f64 / start.elapsed().as_secs_f64()
 }
 
-fn print(name: &str, rates: &Rates) {
+fn print(name: &str, rates: &Rates, rate: fn(&[f64]) -> f64) {
     println!(
         "{name:10} reading {PROMPT} tokens {:6.0}/s, writing {ANSWER} after them {:6.1}/s",
-        best(&rates.reading),
-        best(&rates.writing)
+        rate(&rates.reading),
+        rate(&rates.writing)
     );
+}
+
+fn last(rates: &[f64]) -> f64 {
+    rates.last().copied().unwrap_or(0.0)
 }
 
 fn best(rates: &[f64]) -> f64 {
