@@ -120,6 +120,90 @@ async fn the_same_seed_gives_the_same_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sampling_follows_top_p() {
+    let model = local_llm().await;
+    let mut wild = request(&[(Speaker::User, "Tell me a story.")], 12);
+    let (greedy, _) = read(model.generate(wild.clone()).await.unwrap()).await;
+    (wild.temperature, wild.seed, wild.top_p) = (5.0, Some(1), None);
+    let (all, _) = read(model.generate(wild.clone()).await.unwrap()).await;
+    wild.top_p = Some(1e-6);
+    let (likeliest, _) = read(model.generate(wild).await.unwrap()).await;
+    assert_eq!(likeliest.concat(), greedy.concat());
+    assert_ne!(all.concat(), greedy.concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_ends_before_a_stop_string() {
+    let model = local_llm().await;
+    let mut counting = request(&[(Speaker::User, "Count from 1 to 20.")], 40);
+    counting.stop = vec!["never said".into(), ". 3\n4".into()];
+    let (parts, usage) = read(model.generate(counting).await.unwrap()).await;
+    assert_eq!(parts.concat(), "1. 1\n2. 2\n3");
+    assert!((10..20).contains(&usage.completion_tokens), "{usage:?}");
+}
+
+/// Runs a request to its end: its text, the tokens that were computed and those that were known.
+async fn counted(model: &GgufGenerator, messages: &[Said<'_>]) -> (String, usize, usize) {
+    let before = model.work();
+    let (parts, usage) = read(model.generate(request(messages, 6)).await.unwrap()).await;
+    assert_eq!(usage.completion_tokens, 6);
+    let work = model.work();
+    let (computed, reused) = (work.computed - before.computed, work.reused - before.reused);
+    // The last token of an answer is not read.
+    assert_eq!(computed + reused, usage.prompt_tokens + 5);
+    (parts.concat(), computed, reused)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_prompt_is_read_once() {
+    use Speaker::{Assistant, System, User};
+    let (entry, folder) = smollm2().await;
+    let rules = (System, "You write answers for travellers. Be exact, name times and never guess.");
+    let first = [rules, (User, "When does the ferry to Skerrow leave in winter?")];
+    let second = [rules, (User, "How much is a ticket for a bicycle and a dog?")];
+    let mut longer = first.to_vec();
+    longer.extend([(Assistant, "At eight."), (User, "Write a long poem about that ferry.")]);
+    let mut alone = Vec::new();
+    for messages in [&first[..], &second, &longer] {
+        let model = GgufGenerator::load(&entry, &folder).await.unwrap();
+        let (text, _, reused) = counted(&model, messages).await;
+        assert_eq!(reused, 0);
+        alone.push(text);
+    }
+
+    let model = GgufGenerator::load(&entry, &folder).await.unwrap();
+    let (text, computed, reused) = counted(&model, &first).await;
+    assert_eq!((&text, reused), (&alone[0], 0));
+    let whole = computed;
+    let (text, computed, reused) = counted(&model, &second).await;
+    assert_eq!(text, alone[1], "with the beginning of another prompt");
+    assert!(reused > 15 && computed < whole, "{reused} reused, {computed} computed");
+    let (text, computed, _) = counted(&model, &first).await;
+    assert_eq!((&text, computed), (&alone[0], 6), "only its last token and the answer's");
+    let (text, _, reused) = counted(&model, &longer).await;
+    assert_eq!(text, alone[2], "a conversation that goes on");
+    assert!(reused + 6 >= whole - 5, "{reused} of {whole}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_stops_the_model_within_a_token() {
+    let (entry, folder) = smollm2().await;
+    let model = GgufGenerator::load(&entry, &folder).await.unwrap();
+    let story = request(&[(Speaker::User, "Write a very long story about a lighthouse.")], 700);
+    let mut running = model.generate(story).await.unwrap();
+    assert!(running.next().await.unwrap().is_ok());
+    drop(running);
+    let left = model.work().computed;
+    // Served after the abandoned one has ended.
+    let before = model.work().reused;
+    let (_, usage) = read(model.generate(request(&[(Speaker::User, "Hi")], 1)).await.unwrap()).await;
+    let work = model.work();
+    let own = usage.prompt_tokens - (work.reused - before);
+    let more = work.computed - left - own;
+    assert!(more <= 1, "{more} tokens after the caller had left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_does_not_fit_is_refused_with_the_counts() {
     let model = local_llm().await;
     let long = "word ".repeat(2000);
@@ -164,7 +248,7 @@ async fn a_file_that_is_missing_or_too_small_is_said() {
     let empty = tempfile::tempdir().unwrap();
     let error = GgufGenerator::load(&entry, empty.path()).await.err().unwrap();
     assert!(error.to_string().contains("SmolLM2-135M-Instruct.Q4_1.gguf cannot be loaded"), "{error}");
-    entry.context_tokens = 8192;
+    entry.context_tokens = 16_384;
     let error = GgufGenerator::load(&entry, &folder).await.err().unwrap();
-    assert!(error.to_string().contains("context_tokens = 8192 is more than its 4096 positions"), "{error}");
+    assert!(error.to_string().contains("context_tokens = 16384 is more than its 8192 positions"), "{error}");
 }

@@ -178,6 +178,10 @@ pub struct GgufEntry {
     /// Requests that may wait for the model; one more is refused.
     #[serde(default = "eight")]
     pub queue: usize,
+    /// Prompts whose keys and values stay in memory, so that the beginning of the next one, where
+    /// it is the same, is not read again; at least 1.
+    #[serde(default = "two")]
+    pub kept_prompts: usize,
 }
 
 impl GgufEntry {
@@ -189,12 +193,19 @@ impl GgufEntry {
                 self.name
             ));
         }
+        if self.kept_prompts == 0 {
+            return Err(format!("llm `{}`: kept_prompts must be 1 or more", self.name));
+        }
         Ok(())
     }
 }
 
 fn eight() -> usize {
     8
+}
+
+fn two() -> usize {
+    2
 }
 
 /// `[routes.answer]` and `[routes.answer_by_name.<name>]`

@@ -187,7 +187,7 @@ impl Sequence<'_> {
 
 /// Turns the first `length` scores into `2^(score − largest)` and returns their sum.
 #[inline(always)]
-fn powers<V: Vector>(scores: &mut [f32], length: usize) -> f32 {
+pub(crate) fn powers<V: Vector>(scores: &mut [f32], length: usize) -> f32 {
     let end = length.next_multiple_of(V::LANES);
     // Scores past the end must neither be the largest nor count.
     scores[length..end].fill(-1e30);

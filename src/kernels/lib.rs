@@ -12,8 +12,17 @@
 mod activation;
 mod attention;
 mod buffer;
+mod causal;
+mod crew;
+mod decoder;
+#[cfg(test)]
+mod decoder_tests;
+mod half;
+mod integer;
 mod matmul;
+mod quantized;
 mod rows;
+mod sampling;
 mod team;
 #[cfg(test)]
 mod tests;
@@ -22,7 +31,13 @@ mod vector;
 pub use activation::gelu;
 pub use attention::{Attention, AttentionScratch};
 pub use buffer::Buffer;
+pub use causal::{CausalAttention, KeyValues};
+pub use crew::Crew;
+pub use decoder::{Source, quantize};
+pub use integer::IntegerIsa;
 pub use matmul::{Epilogue, PackedMatrix};
+pub use quantized::{BlockFormat, Ending, QuantizedMatrix, QuantizedRows};
 pub use rows::{add_rows, l2_normalize, layer_norm, mean};
+pub use sampling::{largest, softmax};
 pub use team::Team;
 pub use vector::Isa;
