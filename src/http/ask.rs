@@ -76,11 +76,19 @@ pub struct AskResponse {
     explain: Option<ExplainBody>,
 }
 
-/// A place in the documents that supports the answer.
+/// A place in the documents that supports one sentence of the answer.
+///
+/// Places are counted in Unicode code points, the end not included, as Python slices strings.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CitationBody {
+    /// The number of the marker in the answer.
     #[schema(example = 1)]
     n: usize,
+    /// Where the cited sentence stands in `answer`: `answer[answer_start:answer_end]`, without its markers.
+    #[schema(example = 0)]
+    answer_start: usize,
+    #[schema(example = 33)]
+    answer_end: usize,
     document_id: Uuid,
     passage_id: Uuid,
     #[schema(example = "Fares")]
@@ -89,6 +97,11 @@ pub struct CitationBody {
     /// The supporting words, as they stand in the passage.
     #[schema(example = "A bicycle costs 3 euros each way.")]
     quote: String,
+    /// Where the quote stands in the passage's text: `text[start:end]` is `quote`.
+    #[schema(example = 9)]
+    start: usize,
+    #[schema(example = 42)]
+    end: usize,
     /// Cosine similarity of question and passage.
     #[schema(example = 0.68)]
     similarity: f32,
@@ -309,11 +322,15 @@ impl From<Citation> for CitationBody {
     fn from(citation: Citation) -> Self {
         Self {
             n: citation.n,
+            answer_start: citation.sentence.start,
+            answer_end: citation.sentence.end,
             document_id: citation.document_id,
             passage_id: citation.passage_id,
             title: citation.title,
             source: citation.source,
             quote: citation.quote,
+            start: citation.place.start,
+            end: citation.place.end,
             similarity: citation.similarity,
             attached: citation.attached,
         }

@@ -7,7 +7,10 @@
 mod plan;
 mod run;
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use tokio::sync::mpsc;
@@ -63,17 +66,23 @@ pub struct NumberedPassage {
     pub passage: FoundPassage,
 }
 
-/// A place in the documents that supports the answer.
+/// A place in the documents that supports one sentence of the answer.
+///
+/// Places are counted in Unicode code points, as Python slices strings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Citation {
     /// The number used in the answer.
     pub n: usize,
+    /// Where the cited sentence stands in the answer's text, without its markers.
+    pub sentence: Range<usize>,
     pub document_id: Uuid,
     pub passage_id: Uuid,
     pub title: Option<String>,
     pub source: Option<String>,
     /// The supporting words, as they stand in the passage.
     pub quote: String,
+    /// Where the quote stands in the passage's content.
+    pub place: Range<usize>,
     /// Cosine similarity of question and passage.
     pub similarity: f32,
     /// Whether ragway found this place because the model had not cited it.

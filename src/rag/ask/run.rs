@@ -1,6 +1,9 @@
 //! One question being answered.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::timeout_at};
@@ -257,9 +260,9 @@ impl Run {
         };
         let markers: String =
             supports.iter().map(|(support, _)| format!("[{}]", support.passage + 1)).collect();
-        self.write(format!("{separator}{} {markers}", sentence.text)).await?;
+        let written = self.write(separator, &sentence.text, &format!(" {markers}")).await?;
         for (support, attached) in supports {
-            self.cite(support, attached).await?;
+            self.cite(support, written.clone(), attached).await?;
         }
         Ok(None)
     }
@@ -298,8 +301,10 @@ impl Run {
             let separator = if self.text.is_empty() { "" } else { " " };
             let Some(source) = self.source(quote.passage + 1) else { continue };
             let words = source.passage.content[quote.range.clone()].trim().to_owned();
-            self.write(format!("{separator}“{words}” [{}]", quote.passage + 1)).await?;
-            self.cite(Support { passage: quote.passage, quote: quote.range, coverage: 1.0 }, true).await?;
+            let marker = format!(" [{}]", quote.passage + 1);
+            let written = self.write(separator, &format!("“{words}”"), &marker).await?;
+            let support = Support { passage: quote.passage, quote: quote.range, coverage: 1.0 };
+            self.cite(support, written, true).await?;
         }
         self.finish(Method::Extractive, EXTRACTIVE.into()).await
     }
@@ -340,7 +345,7 @@ impl Run {
     async fn abstain(&mut self, model: String) -> Result<(), CallerLeft> {
         self.text.clear();
         self.citations.clear();
-        self.write(ABSTENTION.to_owned()).await?;
+        self.write("", ABSTENTION, "").await?;
         self.finish(Method::Abstained, model).await
     }
 
@@ -359,29 +364,44 @@ impl Run {
         self.send(AskEvent::Done(Box::new(answer))).await
     }
 
-    async fn cite(&mut self, support: Support, attached: bool) -> Result<(), CallerLeft> {
+    async fn cite(
+        &mut self,
+        support: Support,
+        sentence: Range<usize>,
+        attached: bool,
+    ) -> Result<(), CallerLeft> {
         let Some(source) = self.source(support.passage + 1) else { return Ok(()) };
         let passage = &source.passage;
+        let quote = passage.content[support.quote.clone()].trim();
+        let start = passage.content[..support.quote.start].chars().count();
         let citation = Citation {
             n: source.n,
+            sentence,
             document_id: passage.document_id,
             passage_id: passage.id,
             title: passage.title.clone(),
             source: passage.source.clone(),
-            quote: passage.content[support.quote].trim().to_owned(),
+            quote: quote.to_owned(),
+            place: start..start + quote.chars().count(),
             similarity: passage.similarity,
             attached,
         };
-        if self.citations.iter().any(|known| known.n == citation.n && known.quote == citation.quote) {
-            return Ok(());
-        }
         self.citations.push(citation.clone());
         self.send(AskEvent::Citation(citation)).await
     }
 
-    async fn write(&mut self, text: String) -> Result<(), CallerLeft> {
-        self.text.push_str(&text);
-        self.send(AskEvent::Delta(text)).await
+    /// Writes a sentence between its separator and its markers; says where it stands in the answer.
+    async fn write(
+        &mut self,
+        separator: &str,
+        sentence: &str,
+        markers: &str,
+    ) -> Result<Range<usize>, CallerLeft> {
+        let start = self.text.chars().count() + separator.chars().count();
+        let delta = format!("{separator}{sentence}{markers}");
+        self.text.push_str(&delta);
+        self.send(AskEvent::Delta(delta)).await?;
+        Ok(start..start + sentence.chars().count())
     }
 
     async fn send(&self, event: AskEvent) -> Result<(), CallerLeft> {
