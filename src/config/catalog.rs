@@ -141,11 +141,13 @@ pub struct AskSettings {
     pub passages: usize,
     pub deadline_ms: u64,
     pub max_answer_tokens: usize,
+    pub cache: super::AnswerCacheSettings,
 }
 
 impl Default for AskSettings {
     fn default() -> Self {
-        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160 }
+        let cache = super::AnswerCacheSettings::default();
+        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160, cache }
     }
 }
 
@@ -286,6 +288,7 @@ impl Catalog {
         if self.ask.passages == 0 {
             return Err("ask.passages must be at least 1".into());
         }
+        self.ask.cache.check()?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ mod environment;
 mod jobs;
 mod space;
 
-pub use cache::CacheSettings;
+pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};

@@ -3,6 +3,7 @@
 //! Absent here: HTTP, SQL, vendors. *Search* is a prefix of *ask*, *embed* of
 //! *search*; each file calls the one before it.
 
+mod answer_cache;
 pub mod ask;
 pub mod chunk;
 pub mod citations;
@@ -16,8 +17,10 @@ pub mod extractive;
 pub mod filters;
 pub mod grounding;
 pub mod ingest;
+pub mod injection;
 pub mod jobs;
 mod pictures;
+mod plain;
 pub mod prompts;
 pub mod reembed;
 pub mod search;
@@ -47,6 +50,7 @@ pub struct Rag {
     job_added: Arc<Notify>,
     pub(crate) cache: EmbeddingCache,
     pub(crate) load: embed_batch::Load,
+    pub(crate) answer_cache: Arc<answer_cache::AnswerCache>,
 }
 
 /// The collection that is meant when a request names none.
@@ -64,6 +68,7 @@ impl Rag {
     ) -> Self {
         Self {
             job_settings: catalog.jobs.clone(),
+            answer_cache: Arc::new(answer_cache::AnswerCache::new(catalog.ask.cache.clone())),
             catalog,
             store,
             embedders,
