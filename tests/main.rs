@@ -9,6 +9,7 @@
 mod checkpoint;
 mod harness;
 
+mod answer_cache;
 mod architecture;
 mod ask;
 mod cache;
@@ -22,6 +23,7 @@ mod errors;
 mod evaluate;
 mod http;
 mod images;
+mod injection;
 mod jobs;
 mod local_model;
 mod multilingual;

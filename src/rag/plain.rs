@@ -13,8 +13,19 @@ pub fn plain(text: &str, is_known: &dyn Fn(&str) -> bool) -> String {
     let text = unmarked(text, DEPTH);
     let text = without_addresses(&text, is_known);
     // Halves of what was cut apart must not come together again.
-    let text = text.replace("](", "] (").replace("![", "! [").replace("]:", "] :");
-    text.trim().to_owned()
+    let mut apart = String::with_capacity(text.len());
+    for character in text.trim().chars() {
+        let joins = match character {
+            '(' | ':' => apart.ends_with(']'),
+            '[' => apart.ends_with('!'),
+            c => apart.ends_with('<') && begins_tag(c),
+        };
+        if joins {
+            apart.push(' ');
+        }
+        apart.push(character);
+    }
+    apart
 }
 
 /// Takes the words out of `[words](target)`, `![words](target)`, `[words][label]` and tags.
@@ -70,13 +81,17 @@ fn closed(text: &str, open: char, close: char) -> Option<&str> {
 /// An HTML tag, a comment (nothing stays of them) or `<address>` that the text begins with.
 fn tag(text: &str) -> Option<(&str, usize)> {
     let inside = text.strip_prefix('<')?;
-    if !inside.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '!' | '?')) {
+    if !inside.starts_with(begins_tag) {
         return None;
     }
     let inside = &inside[..inside.find('>').unwrap_or(inside.len())];
     let is_address = inside.contains("://") && !inside.contains(char::is_whitespace);
     let length = (inside.len() + 2).min(text.len());
     Some((if is_address { inside } else { "" }, length))
+}
+
+fn begins_tag(character: char) -> bool {
+    character.is_ascii_alphabetic() || matches!(character, '/' | '!' | '?')
 }
 
 fn is_number(text: &str) -> bool {

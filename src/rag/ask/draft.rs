@@ -92,3 +92,107 @@ fn citation(source: &NumberedPassage, support: &Support, sentence: Range<usize>,
         attached,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{rag::sentences::sentences, store::FoundPassage};
+
+    const WORDS: &[&str] = &[
+        "ferry",
+        "Fähre",
+        "渡轮",
+        "🚲",
+        "e\u{301}t",
+        "שלום",
+        "3.5",
+        "“so”",
+        "नमस्ते",
+        "a\u{200d}b",
+        "👩‍🚀",
+        "ß",
+    ];
+    const ENDS: &[&str] = &[". ", "! ", "。", "?\n", ".\n\n", " … "];
+
+    fn random(state: &mut u64, below: usize) -> usize {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) as usize % below
+    }
+
+    fn text(state: &mut u64) -> String {
+        let mut text = String::from("\u{a0}");
+        for _ in 0..2 + random(state, 5) {
+            let words: Vec<&str> =
+                (0..1 + random(state, 6)).map(|_| WORDS[random(state, WORDS.len())]).collect();
+            text.push_str(&words.join(" "));
+            text.push_str(ENDS[random(state, ENDS.len())]);
+        }
+        text
+    }
+
+    fn source(n: usize, content: String) -> NumberedPassage {
+        let passage = FoundPassage {
+            id: Uuid::now_v7(),
+            document_id: Uuid::now_v7(),
+            external_id: None,
+            ordinal: 0,
+            title: None,
+            source: None,
+            format: "text/plain".into(),
+            heading: None,
+            content,
+            metadata: Value::Null,
+            similarity: 0.5,
+        };
+        NumberedPassage { n, passage }
+    }
+
+    fn slice(text: &str, range: &Range<usize>) -> String {
+        text.chars().skip(range.start).take(range.len()).collect()
+    }
+
+    #[tokio::test]
+    async fn places_of_sentences_and_quotes_hold_in_every_script() {
+        let mut state = 42;
+        for _ in 0..500 {
+            let sources: Vec<_> = (1..4).map(|n| source(n, text(&mut state))).collect();
+            let (events, mut receiver) = mpsc::channel(256);
+            let mut draft = Draft::new(events);
+            let mut written = Vec::new();
+            for _ in 0..1 + random(&mut state, 5) {
+                let supports: Vec<(Support, bool)> = (0..1 + random(&mut state, 2))
+                    .map(|_| {
+                        let passage = random(&mut state, sources.len());
+                        let ranges = sentences(&sources[passage].passage.content);
+                        let quote = ranges[random(&mut state, ranges.len())].clone();
+                        (Support { passage, quote, coverage: 1.0 }, false)
+                    })
+                    .collect();
+                let sentence = text(&mut state).trim().to_owned();
+                let separator = ["", " ", "\n"][random(&mut state, 3)];
+                assert!(draft.write(separator, &sentence, &supports, &sources).await.is_ok());
+                written.extend(supports.iter().map(|_| sentence.clone()));
+            }
+            let (mut streamed, mut cited) = (String::new(), 0);
+            drop(draft.events);
+            while let Some(event) = receiver.recv().await {
+                match event.unwrap() {
+                    AskEvent::Delta(delta) => streamed.push_str(&delta),
+                    AskEvent::Citation(citation) => {
+                        assert_eq!(slice(&streamed, &citation.sentence), written[cited]);
+                        let content = &sources[citation.n - 1].passage.content;
+                        assert_eq!(slice(content, &citation.place), citation.quote);
+                        assert!(!citation.quote.is_empty());
+                        assert_eq!(citation, draft.citations[cited]);
+                        cited += 1;
+                    }
+                    other => unreachable!("{other:?}"),
+                }
+            }
+            assert_eq!((streamed, cited), (draft.text, written.len()));
+        }
+    }
+}

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::{
     Rag, RagError,
     answer_cache::CacheKey,
+    injection::is_invisible,
     search::{SearchOutcome, SearchRequest, check_query},
 };
 use crate::{
@@ -191,6 +192,10 @@ impl Rag {
     pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
         let started = Instant::now();
         check_query("question", &request.question)?;
+        let is_visible = |c: char| !c.is_whitespace() && !c.is_control() && !is_invisible(c);
+        if !request.question.contains(is_visible) {
+            return Err(RagError::Invalid("question: holds no visible character".into()));
+        }
         let k = request.k.unwrap_or(self.catalog.ask.passages);
         if k == 0 || k > MAX_PASSAGES {
             return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_PASSAGES}, is {k}")));
