@@ -154,8 +154,8 @@ impl TestApp {
 
     /// Stores one text in a collection.
     pub async fn store_in(&self, collection: &str, text: &str) {
-        let documents = json!({"collection": collection, "documents": [{"content": text}]});
-        good(self.post("/api/v1/documents").json(&documents).send().await.unwrap()).await;
+        let path = format!("/api/v1/documents?collection={collection}");
+        good(self.post(&path).json(&json!({"content": text})).send().await.unwrap()).await;
     }
 
     /// Three short documents about a ferry.

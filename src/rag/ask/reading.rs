@@ -40,8 +40,10 @@ impl Reading {
 
     /// How likely the passages hold the answer: the best of similarity + `weight` × support, and that support.
     ///
-    /// Weights and cut were tuned on half of the articles of SQuAD 2.0's questions and measured on the others;
-    /// `ragway eval answers` prints what each cut keeps and turns away.
+    /// The weights were tuned on every second article of SQuAD 2.0's development set with MiniLM. With a weight
+    /// of 0.4 and a cut of 0.53, of 2,026 questions 92 % of those that a stored paragraph answers are kept, 94 %
+    /// of those whose article is not stored are turned away, and 21 % of those written to resemble a paragraph
+    /// that lacks the answer. `ragway eval answers` prints what other cuts do.
     pub(super) fn best_support(&self, weight: f32) -> Option<(f32, f32)> {
         let scored = self.sources.iter().enumerate().map(|(index, source)| {
             let support = self.evidence.question_support(index);
