@@ -17,6 +17,7 @@ use ragway::{
     demo,
     models::TextRole,
     rag::{
+        Caller,
         ask::{AskRequest, EXTRACTIVE},
         embed::EmbedderChoice,
         ingest::SourceFile,
@@ -51,15 +52,15 @@ async fn run() -> anyhow::Result<()> {
     let choice = EmbedderChoice::Type("text-embedding".into());
     let passages: Vec<String> = demo::DOCUMENTS.iter().map(|document| document.text.to_owned()).collect();
     measure("embed 1 question", 100, async || {
-        parts.rag.embed(&choice, vec![question.to_owned()], TextRole::Query).await.map(drop)
+        parts.rag.embed(Caller::DEFAULT, &choice, vec![question.to_owned()], TextRole::Query).await.map(drop)
     })
     .await?;
     measure("embed 1 corpus (long texts)", 5, async || {
-        parts.rag.embed(&choice, passages.clone(), TextRole::Passage).await.map(drop)
+        parts.rag.embed(Caller::DEFAULT, &choice, passages.clone(), TextRole::Passage).await.map(drop)
     })
     .await?;
     let search = SearchRequest {
-        tenant: TenantId::DEFAULT,
+        caller: Caller::DEFAULT,
         collection: None,
         query: question.to_owned().into(),
         k: 10,
@@ -71,7 +72,7 @@ async fn run() -> anyhow::Result<()> {
     let backends = parts.rag.answers().health().into_iter().map(|(name, _)| name);
     for model in backends.chain([EXTRACTIVE.to_owned()]) {
         let ask = AskRequest {
-            tenant: TenantId::DEFAULT,
+            caller: Caller::DEFAULT,
             collection: None,
             question: question.to_owned(),
             k: None,

@@ -5,7 +5,7 @@ use prometheus::{
     TextEncoder, core::Collector, proto::MetricFamily,
 };
 
-use crate::models::cache::CacheCounts;
+use crate::{models::cache::CacheCounts, rag::usage::LedgerTotals};
 
 /// The metrics of one running instance.
 pub struct Metrics {
@@ -53,10 +53,11 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The Prometheus text format; `cache` is counted elsewhere.
-    pub fn render(&self, cache: &CacheCounts) -> prometheus::Result<Vec<u8>> {
+    /// The Prometheus text format; `cache` and `usage` are counted elsewhere.
+    pub fn render(&self, cache: &CacheCounts, usage: &LedgerTotals) -> prometheus::Result<Vec<u8>> {
         let mut families = self.registry.gather();
         families.extend(cache_families(cache)?);
+        families.extend(usage_families(usage)?);
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
@@ -89,4 +90,38 @@ fn cache_families(cache: &CacheCounts) -> prometheus::Result<Vec<MetricFamily>> 
         families.extend(counter.collect());
     }
     Ok(families)
+}
+
+/// What was used since the start, by tenant and backend.
+fn usage_families(usage: &LedgerTotals) -> prometheus::Result<Vec<MetricFamily>> {
+    let counter = |name: &str, help: &str, labels: &[&str]| CounterVec::new(Opts::new(name, help), labels);
+    let requests =
+        counter("usage_requests_total", "Requests served, by tenant and backend", &["tenant", "backend"])?;
+    let tokens = counter(
+        "usage_tokens_total",
+        "Tokens by tenant, backend and kind: embed, prompt or completion",
+        &["tenant", "backend", "kind"],
+    )?;
+    let cost = counter(
+        "usage_cost_total",
+        "Cost in the unit of the prices, by tenant and backend",
+        &["tenant", "backend"],
+    )?;
+    for ((tenant, backend), counts) in &usage.by_backend {
+        let tenant = tenant.0.to_string();
+        let labels = [tenant.as_str(), backend.as_str()];
+        requests.with_label_values(&labels).inc_by(counts.requests as f64);
+        cost.with_label_values(&labels).inc_by(counts.cost());
+        let kinds = [
+            ("embed", counts.embed_tokens),
+            ("prompt", counts.prompt_tokens),
+            ("completion", counts.completion_tokens),
+        ];
+        for (kind, count) in kinds {
+            tokens.with_label_values(&[tenant.as_str(), backend.as_str(), kind]).inc_by(count as f64);
+        }
+    }
+    let refused = counter("quota_refusals_total", "Requests refused because a quota was used up", &[])?;
+    refused.with_label_values::<&str>(&[]).inc_by(usage.refused as f64);
+    Ok([requests, tokens, cost, refused].iter().flat_map(Collector::collect).collect())
 }

@@ -129,7 +129,7 @@ async fn collections_and_tenants_have_answers_of_their_own() {
     };
     app.rag.ingest(tenant, None, file).await.unwrap();
     let request = AskRequest {
-        tenant,
+        caller: tenant.into(),
         collection: None,
         question: QUESTION.into(),
         k: None,

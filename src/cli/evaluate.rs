@@ -15,9 +15,9 @@ use ragway::{
         Rag, RagError,
         embed::EmbedderChoice,
         evaluate::{
-            AnswerReport, CrossLingualReport, Half, ImageTextReport, PairScore, Progress, RetrievalReport,
-            StsReport, bitext_mean, evaluate_answers, evaluate_bitext, evaluate_cross_lingual,
-            evaluate_image_text, evaluate_retrieval, evaluate_sts,
+            AnswerReport, CrossLingualReport, FeedbackReport, Half, ImageTextReport, PairScore, Progress,
+            RetrievalReport, StsReport, bitext_mean, evaluate_answers, evaluate_bitext,
+            evaluate_cross_lingual, evaluate_feedback, evaluate_image_text, evaluate_retrieval, evaluate_sts,
         },
     },
     store::SearchEffort,
@@ -73,6 +73,12 @@ pub enum Command {
         /// An embedder [default: that of the route text-embedding]
         #[arg(long)]
         model: Option<String>,
+    },
+    /// Answers that readers rated: how many, and why.
+    Feedback {
+        /// Write them, one JSON object a line.
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
     },
     /// Pictures found by their captions: recall@5 on `captions.jsonl` and `images/`.
     ImageText {
@@ -136,6 +142,9 @@ async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Resul
             for file in files {
                 print_sts(file, &evaluate_sts(&*embedder, file, progress).await?);
             }
+        }
+        Command::Feedback { export } => {
+            print_feedback(&evaluate_feedback(rag, export.as_deref(), progress).await?);
         }
         Command::ImageText { folder, model, language } => {
             let embedder = embedder(rag, model, IMAGE_ROUTE).await?;
@@ -203,6 +212,14 @@ fn print_answers(report: &AnswerReport) {
     for cut in &report.trade_off {
         println!("{:>10.3}  {:>15.3}  {:>20.3}", cut.score, cut.kept, cut.refused);
     }
+}
+
+fn print_feedback(report: &FeedbackReport) {
+    println!("backend                        up   down");
+    for (backend, (up, down)) in &report.by_backend {
+        println!("{backend:<28} {up:>4}   {down:>4}");
+    }
+    println!("comments                     {:>4}", report.comments);
 }
 
 fn print_bitext(pairs: &[PairScore]) {

@@ -25,6 +25,10 @@ pub struct Catalog {
     pub ask: AskSettings,
     #[serde(default)]
     pub cache: super::CacheSettings,
+    #[serde(default)]
+    pub usage: super::UsageSettings,
+    #[serde(rename = "quota", default)]
+    pub quotas: Vec<super::Quota>,
     #[serde(rename = "embedder", default)]
     pub embedders: Vec<EmbedderEntry>,
     #[serde(rename = "llm", default)]
@@ -142,12 +146,23 @@ pub struct AskSettings {
     pub deadline_ms: u64,
     pub max_answer_tokens: usize,
     pub cache: super::AnswerCacheSettings,
+    /// Whether the texts of questions and answers are kept, for feedback; the numbers always are.
+    pub record: bool,
+    /// How long an answer is kept.
+    pub record_days: u32,
 }
 
 impl Default for AskSettings {
     fn default() -> Self {
         let cache = super::AnswerCacheSettings::default();
-        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160, cache }
+        Self {
+            passages: 5,
+            deadline_ms: 30_000,
+            max_answer_tokens: 160,
+            record: true,
+            record_days: 90,
+            cache,
+        }
     }
 }
 
@@ -289,6 +304,10 @@ impl Catalog {
             return Err("ask.passages must be at least 1".into());
         }
         self.ask.cache.check()?;
+        if self.ask.record_days == 0 || self.usage.flush_ms == 0 {
+            return Err("ask.record_days and usage.flush_ms must be at least 1".into());
+        }
+        self.quotas.iter().try_for_each(super::Quota::check)?;
         Ok(())
     }
 

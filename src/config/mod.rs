@@ -8,6 +8,7 @@ mod embedder;
 mod environment;
 mod jobs;
 mod space;
+mod usage;
 
 pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
@@ -15,6 +16,7 @@ pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
+pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 
 #[cfg(test)]
 mod tests;

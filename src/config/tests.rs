@@ -95,3 +95,15 @@ fn entries_that_contradict_themselves_are_refused() {
         assert!(error.contains(told), "{told}: {error}");
     }
 }
+
+/// Of a build for CPUs.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_is_refused_where_it_cannot_be_used() {
+    for kind in ["bert", "clip"] {
+        let kind = format!("kind = \"{kind}\"\n");
+        let error = refusal(&BUILT_IN.replacen(&kind, &format!("{kind}device = \"cuda\"\n"), 1));
+        let wanted = if kind.contains("clip") { "is for kind `bert`" } else { "--features cuda" };
+        assert!(error.contains("device `cuda`") && error.contains(wanted), "{error}");
+    }
+}

@@ -12,16 +12,13 @@ use super::{
     error::{ApiError, Problem},
     search::count,
 };
-use crate::{
-    rag::{
-        RagError,
-        ask::{
-            Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage,
-            PassageUse, Use,
-        },
-        filters::parse_filter,
+use crate::rag::{
+    Caller, RagError,
+    ask::{
+        Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, PassageUse,
+        Use,
     },
-    store::TenantId,
+    filters::parse_filter,
 };
 
 /// A question.
@@ -55,6 +52,8 @@ pub struct AskBody {
 /// An answer with its sources.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AskResponse {
+    /// Names the answer in feedback.
+    answer_id: Uuid,
     /// `[n]` after a sentence refers to the citation of that number. Plain text: links and pictures that a model
     /// wrote are taken out, and addresses that no passage holds.
     #[schema(example = "A bicycle costs 3 euros each way. [1]")]
@@ -226,10 +225,14 @@ pub struct StageBody {
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/api/v1/ask")]
-pub async fn ask(gateway: web::Data<Gateway>, body: web::Json<AskBody>) -> Result<HttpResponse, ApiError> {
+pub async fn ask(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    body: web::Json<AskBody>,
+) -> Result<HttpResponse, ApiError> {
     let body = body.into_inner();
     let request = AskRequest {
-        tenant: TenantId::DEFAULT,
+        caller,
         collection: body.collection,
         question: body.question,
         k: body.k.map(|k| count("k", k)).transpose()?,
@@ -294,12 +297,9 @@ fn interrupted() -> RagError {
 
 fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
     AskResponse {
+        answer_id: answer.id,
         answered: answer.method != Method::Abstained,
-        method: match answer.method {
-            Method::Generated => "generated",
-            Method::Extractive => "extractive",
-            Method::Abstained => "abstained",
-        },
+        method: answer.method.name(),
         answer: answer.text,
         citations: answer.citations.into_iter().map(CitationBody::from).collect(),
         model: answer.model,

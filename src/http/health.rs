@@ -155,9 +155,10 @@ pub async fn metrics(gateway: web::Data<Gateway>) -> Result<HttpResponse, ApiErr
         let loaded = gateway.metrics.model_loaded.with_label_values(&[model]);
         loaded.set(i64::from(state == ModelState::Loaded));
     }
-    let text = gateway.metrics.render(&gateway.rag.cache().counts()).map_err(|error| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string())
-    })?;
+    let text =
+        gateway.metrics.render(&gateway.rag.cache().counts(), &gateway.rag.ledger().totals()).map_err(
+            |error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string()),
+        )?;
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 

@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, ops::Range};
 
 use crate::{
-    activation::{gelu_vector, quick_gelu_vector},
+    activation::gelu_vector,
     buffer::Buffer,
     team::{Columns, Team},
     vector::{Kernel, Vector},
@@ -28,8 +28,6 @@ pub enum Epilogue {
     Store,
     /// `out = gelu(x·Wᵀ + b)`
     Gelu,
-    /// `out = quick_gelu(x·Wᵀ + b)`
-    QuickGelu,
     /// `out = out + x·Wᵀ + b`
     Add,
 }
@@ -76,7 +74,6 @@ impl PackedMatrix {
             match epilogue {
                 Epilogue::Store => team.isa.dispatch(Finished::<Store>(task, PhantomData)),
                 Epilogue::Gelu => team.isa.dispatch(Finished::<Gelu>(task, PhantomData)),
-                Epilogue::QuickGelu => team.isa.dispatch(Finished::<QuickGelu>(task, PhantomData)),
                 Epilogue::Add => team.isa.dispatch(Finished::<Add>(task, PhantomData)),
             }
         });
@@ -173,7 +170,6 @@ trait Finish {
 
 struct Store;
 struct Gelu;
-struct QuickGelu;
 struct Add;
 
 impl Finish for Store {
@@ -186,12 +182,6 @@ impl Finish for Gelu {
     #[inline(always)]
     fn finish<V: Vector>(value: V, _old: impl FnOnce() -> V) -> V {
         gelu_vector(value)
-    }
-}
-impl Finish for QuickGelu {
-    #[inline(always)]
-    fn finish<V: Vector>(value: V, _old: impl FnOnce() -> V) -> V {
-        quick_gelu_vector(value)
     }
 }
 impl Finish for Add {

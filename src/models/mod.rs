@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod candle;
+pub mod deadline;
 pub mod embedders;
 pub mod images;
 pub mod openai;
@@ -79,8 +80,8 @@ pub struct Embeddings {
     pub vectors: Vec<Vec<f32>>,
     /// Indices of texts that were longer than the model reads; only their beginning counted.
     pub truncated: Vec<usize>,
-    /// Tokens read, special tokens included.
-    pub tokens: usize,
+    /// Tokens read of each text, special tokens included; 0 where a server does not tell.
+    pub tokens: Vec<usize>,
 }
 
 /// Turns texts, and with some models images, into vectors of one space.
@@ -105,8 +106,8 @@ pub trait Embedder: Send + Sync {
     /// Embeds a batch of texts. An empty batch gives no vectors. Dropping the future cancels the
     /// work that has not begun.
     ///
-    /// Fails with [`ModelError::Overloaded`] when the queue is full and with
-    /// [`ModelError::Failed`] when the forward pass fails or gives a number that is not finite.
+    /// Fails with [`ModelError::Overloaded`] when the queue is full, with [`ModelError::TimedOut`] when
+    /// the caller's [`deadline`] passes, and with [`ModelError::Failed`] when the forward pass fails or gives a number that is not finite.
     fn embed(
         &self,
         texts: Vec<String>,

@@ -60,9 +60,9 @@ impl CacheKey {
     /// `collection` must have been looked up before its passages were read.
     pub fn of(request: &AskRequest, k: usize, collection: &Collection) -> Option<Self> {
         // Every field is named: a new one must be thought of here.
-        let AskRequest { tenant, collection: _, question: _, k: _, filter, model, explain } = request;
+        let AskRequest { caller, collection: _, question: _, k: _, filter, model, explain } = request;
         (!explain).then(|| Self {
-            tenant: *tenant,
+            tenant: caller.tenant,
             collection: collection.id,
             version: collection.version,
             space: collection.space.id.clone(),

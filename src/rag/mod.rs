@@ -5,6 +5,7 @@
 
 mod answer_cache;
 pub mod ask;
+mod caller;
 pub mod chunk;
 pub mod citations;
 pub mod collections;
@@ -14,6 +15,7 @@ pub mod embed_batch;
 pub mod evaluate;
 pub mod extract;
 pub mod extractive;
+pub mod feedback;
 pub mod filters;
 pub mod grounding;
 pub mod ingest;
@@ -26,6 +28,9 @@ pub mod reembed;
 pub mod search;
 pub mod sentences;
 mod tokens;
+pub mod usage;
+
+pub use caller::Caller;
 
 use std::sync::Arc;
 
@@ -51,6 +56,7 @@ pub struct Rag {
     pub(crate) cache: EmbeddingCache,
     pub(crate) load: embed_batch::Load,
     pub(crate) answer_cache: Arc<answer_cache::AnswerCache>,
+    ledger: Arc<usage::Ledger>,
 }
 
 /// The collection that is meant when a request names none.
@@ -69,6 +75,7 @@ impl Rag {
         Self {
             job_settings: catalog.jobs.clone(),
             answer_cache: Arc::new(answer_cache::AnswerCache::new(catalog.ask.cache.clone())),
+            ledger: Arc::new(usage::Ledger::new(&catalog, store.clone())),
             catalog,
             store,
             embedders,
@@ -123,6 +130,12 @@ pub enum RagError {
     /// No document of this id.
     #[error("there is no document {0}")]
     UnknownDocument(uuid::Uuid),
+    /// No answer of this id, or none of the caller's, any more.
+    #[error("there is no answer {0}; answers can be rated for a limited time")]
+    UnknownAnswer(uuid::Uuid),
+    /// The caller has used what it may.
+    #[error(transparent)]
+    QuotaExceeded(#[from] usage::QuotaExceeded),
     /// No document of this id that is a picture.
     #[error("there is no document {0} with an image")]
     NoImage(uuid::Uuid),
@@ -173,6 +186,8 @@ impl RagError {
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::UnknownAnswer(_)
+            | RagError::QuotaExceeded(_)
             | RagError::NoImage(_)
             | RagError::BadImage(_)
             | RagError::SpaceMismatch { .. }
@@ -209,6 +224,8 @@ impl RagError {
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::UnknownAnswer(_)
+            | RagError::QuotaExceeded(_)
             | RagError::NoImage(_)
             | RagError::BadImage(_)
             | RagError::SpaceMismatch { .. }

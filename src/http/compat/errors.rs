@@ -10,10 +10,13 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::error::{ApiError, NOT_LOADED, UNKNOWN_MODEL};
+use crate::http::error::{ApiError, NOT_LOADED, QUOTA_EXCEEDED, UNKNOWN_MODEL};
 
 /// Overrides when OpenAI's SDKs try again by themselves.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Their type and code for a quota that is used up.
+const INSUFFICIENT_QUOTA: &str = "insufficient_quota";
 
 /// An error as OpenAI's clients read it.
 #[derive(Debug)]
@@ -32,16 +35,22 @@ impl OpenAiError {
     fn body(&self) -> OpenAiErrorBody {
         let status = self.status_code();
         let unknown_model = self.error.code() == UNKNOWN_MODEL;
+        let no_quota = self.error.code() == QUOTA_EXCEEDED;
         OpenAiErrorBody {
             error: OpenAiProblem {
                 message: self.error.detail().to_owned(),
                 kind: match status {
+                    _ if no_quota => INSUFFICIENT_QUOTA,
                     StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
                     status if status.is_client_error() => "invalid_request_error",
                     _ => "server_error",
                 },
                 param: if unknown_model { Some("model") } else { self.param },
-                code: Some(if unknown_model { "model_not_found" } else { self.error.code() }),
+                code: Some(match self.error.code() {
+                    _ if unknown_model => "model_not_found",
+                    _ if no_quota => INSUFFICIENT_QUOTA,
+                    code => code,
+                }),
             },
         }
     }
@@ -67,8 +76,8 @@ impl ResponseError for OpenAiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = self.error.response(self.status_code(), "application/json", &self.body());
-        if self.error.code() == NOT_LOADED {
-            // The SDKs would wait a minute and try again, twice.
+        if [NOT_LOADED, QUOTA_EXCEEDED].contains(&self.error.code()) {
+            // The SDKs would wait up to a minute and try again, twice.
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
@@ -87,7 +96,7 @@ pub struct OpenAiProblem {
     /// What was wrong and what to do.
     #[schema(example = "Unknown embedding model: gpt. Known: text-embedding (all-MiniLM-L6-v2)")]
     message: String,
-    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    /// `invalid_request_error`, `rate_limit_error`, `insufficient_quota` or `server_error`.
     #[serde(rename = "type")]
     #[schema(example = "invalid_request_error")]
     kind: &'static str,

@@ -14,7 +14,10 @@ use super::{OpenAiError, TextInput, choice, cut, errors::OpenAiErrorBody, length
 use crate::{
     http::{Gateway, error::ApiError},
     models::TextRole,
-    rag::embed::{Embedded, EmbedderChoice},
+    rag::{
+        Caller,
+        embed::{Embedded, EmbedderChoice},
+    },
 };
 
 /// Texts for a model.
@@ -125,12 +128,13 @@ pub struct OpenAiModel {
 ))]
 #[post("/v1/embeddings")]
 pub async fn embeddings(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: Result<web::Json<OpenAiEmbeddingRequest>, actix_web::Error>,
 ) -> Result<web::Json<OpenAiEmbeddingResponse>, OpenAiError> {
     let request = body?.into_inner();
     let choice = choice(gateway.rag.catalog(), &request.model);
-    let embedded = embed_input(&gateway, &choice, request.input, request.dimensions).await?;
+    let embedded = embed_input(caller, &gateway, &choice, request.input, request.dimensions).await?;
     Ok(web::Json(OpenAiEmbeddingResponse {
         object: "list",
         data: encode(embedded.vectors, request.encoding_format),
@@ -171,6 +175,7 @@ pub async fn model(
 
 /// Embeds as passages, with errors that name the protocol's fields.
 pub(super) async fn embed_input(
+    caller: Caller,
     gateway: &Gateway,
     choice: &EmbedderChoice,
     input: TextInput,
@@ -179,7 +184,7 @@ pub(super) async fn embed_input(
     let about_input = |error: ApiError| OpenAiError::about(error.renamed("texts", "input"), "input");
     let texts = input.texts().map_err(about_input)?;
     let length = wanted_length(gateway, choice, dimensions).await?;
-    let work = gateway.rag.embed(choice, texts, TextRole::Passage);
+    let work = gateway.rag.embed(caller, choice, texts, TextRole::Passage);
     let mut embedded = gateway.within_time(work).await.map_err(about_input)?;
     cut(&mut embedded.vectors, length);
     Ok(embedded)

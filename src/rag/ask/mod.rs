@@ -4,6 +4,7 @@
 //! against the passages before it leaves, so that what was streamed never has
 //! to be taken back.
 
+mod account;
 mod context;
 mod draft;
 mod plan;
@@ -21,16 +22,16 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Rag, RagError,
+    Caller, Rag, RagError,
     answer_cache::CacheKey,
     injection::is_invisible,
     search::{SearchOutcome, SearchRequest, check_query},
 };
 use crate::{
     models::{Message, ModelError, Usage, router::Attempt},
-    store::{Filter, FoundPassage, SearchEffort, TenantId},
+    store::{Filter, FoundPassage, SearchEffort},
 };
-use run::{Run, replay};
+use run::{Replay, Run};
 
 /// Most passages of one question.
 pub const MAX_PASSAGES: usize = 50;
@@ -40,7 +41,7 @@ pub const EXTRACTIVE: &str = "extractive";
 /// A question.
 #[derive(Debug, Clone)]
 pub struct AskRequest {
-    pub tenant: TenantId,
+    pub caller: Caller,
     pub collection: Option<String>,
     pub question: String,
     /// Passages to read; absent: `ask.passages` of models.toml.
@@ -131,6 +132,8 @@ pub struct Cached {
 /// A whole answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// Names it in feedback.
+    pub id: Uuid,
     pub text: String,
     pub method: Method,
     pub citations: Vec<Citation>,
@@ -204,8 +207,8 @@ impl Rag {
             self.check_backend(model)?;
         }
         let found = self
-            .search(&SearchRequest {
-                tenant: request.tenant,
+            .find(&SearchRequest {
+                caller: request.caller,
                 collection: request.collection.clone(),
                 query: request.question.clone().into(),
                 k,
@@ -216,7 +219,8 @@ impl Rag {
             .await?;
         let (events, receiver) = mpsc::channel(64);
         if let Some((answer, sources)) = self.remembered(&request, k, &found) {
-            tokio::spawn(replay(answer, sources, events, started).in_current_span());
+            let replay = Replay { answer, sources, events, started };
+            tokio::spawn(replay.send(self.clone(), request, found).in_current_span());
             return Ok(stream_of(receiver));
         }
         let run = Run::new(self.clone(), request, k, found, events, started);

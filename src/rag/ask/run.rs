@@ -7,9 +7,11 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::timeout_at};
+use uuid::Uuid;
 
 use super::{
     Answer, AskEvent, AskRequest, EXTRACTIVE, Explanation, Method, NumberedPassage, PassageUse, Use,
+    account::Account,
     draft::{CallerLeft, Draft},
     plan::{Plan, is_abstention, plan},
     reading::Reading,
@@ -56,6 +58,7 @@ pub(super) struct Run {
     attempts: Vec<Attempt>,
     context: Vec<PassageUse>,
     explanation: Explanation,
+    account: Account,
 }
 
 impl Run {
@@ -67,6 +70,7 @@ impl Run {
         events: mpsc::Sender<Result<AskEvent, RagError>>,
         started: Instant,
     ) -> Self {
+        let account = Account::open(&rag, request.caller, &found);
         let numbered = |(index, passage)| NumberedPassage { n: index + 1, passage };
         let sources: Vec<_> = found.passages.into_iter().enumerate().map(numbered).collect();
         let reading = Reading::new(&request.question, found.vector.clone(), sources);
@@ -98,6 +102,7 @@ impl Run {
             usage: Usage::default(),
             attempts: Vec::new(),
             explanation,
+            account,
         }
     }
 
@@ -166,6 +171,7 @@ impl Run {
     async fn read(&mut self, routed: Routed<Plan>) -> Result<Generation, CallerLeft> {
         self.attempts = routed.attempts;
         let passages = routed.plan.passages();
+        self.account.begin(&routed.backend, &routed.plan.prompt);
         self.explanation.passages_used = passages;
         self.explanation.prompt = routed.plan.prompt;
         self.context = routed.plan.context;
@@ -191,13 +197,17 @@ impl Run {
             };
             match part {
                 GeneratedPart::Text(text) => {
+                    self.account.write(&text);
                     for sentence in reader.push(&text) {
                         if let Some(end) = self.accept(sentence, &routed.backend).await? {
                             return Ok(end);
                         }
                     }
                 }
-                GeneratedPart::Usage(usage) => self.usage = usage,
+                GeneratedPart::Usage(usage) => {
+                    self.account.told(usage);
+                    self.usage = usage;
+                }
             }
         }
         for sentence in reader.finish() {
@@ -308,6 +318,7 @@ impl Run {
 
     async fn finish(&mut self, method: Method, model: String) -> Result<(), CallerLeft> {
         let answer = Answer {
+            id: Uuid::now_v7(),
             text: std::mem::take(&mut self.draft.text),
             method,
             citations: std::mem::take(&mut self.draft.citations),
@@ -321,6 +332,9 @@ impl Run {
             explanation: self.request.explain.then(|| std::mem::take(&mut self.explanation)),
         };
         self.remember(&answer);
+        let cost_nano = self.account.close(&answer.model);
+        let (caller, question) = (self.request.caller, &self.request.question);
+        self.rag.record_answer(caller, &self.collection, question, &answer, cost_nano).await;
         self.draft.send(AskEvent::Done(Box::new(answer))).await
     }
 
@@ -339,19 +353,27 @@ impl Run {
     }
 }
 
-/// Sends an answer that was made before, as its events.
-pub(super) async fn replay(
-    answer: Answer,
-    sources: Vec<NumberedPassage>,
-    events: mpsc::Sender<Result<AskEvent, RagError>>,
-    started: Instant,
-) {
-    let cited = answer.citations.clone().into_iter().map(AskEvent::Citation);
-    let whole = [AskEvent::Sources(sources), AskEvent::Delta(answer.text.clone())].into_iter().chain(cited);
-    let done = AskEvent::Done(Box::new(Answer { elapsed: started.elapsed(), ..answer }));
-    for event in whole.chain([done]) {
-        if events.send(Ok(event)).await.is_err() {
-            return;
+/// An answer that was made before, given again.
+pub(super) struct Replay {
+    pub answer: Answer,
+    pub sources: Vec<NumberedPassage>,
+    pub events: mpsc::Sender<Result<AskEvent, RagError>>,
+    pub started: Instant,
+}
+
+impl Replay {
+    /// Records it as an answer of its own and sends its events.
+    pub(super) async fn send(self, rag: Rag, request: AskRequest, found: SearchOutcome) {
+        let cost_nano = Account::open(&rag, request.caller, &found).close(&self.answer.model);
+        let answer = Answer { id: Uuid::now_v7(), elapsed: self.started.elapsed(), ..self.answer };
+        rag.record_answer(request.caller, &found.collection, &request.question, &answer, cost_nano).await;
+        let cited = answer.citations.clone().into_iter().map(AskEvent::Citation);
+        let text = AskEvent::Delta(answer.text.clone());
+        let events = [AskEvent::Sources(self.sources), text].into_iter().chain(cited);
+        for event in events.chain([AskEvent::Done(Box::new(answer))]) {
+            if self.events.send(Ok(event)).await.is_err() {
+                return;
+            }
         }
     }
 }

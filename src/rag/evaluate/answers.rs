@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{EvaluationError, Progress, scores};
 use crate::{
     rag::{
-        Rag,
+        Caller, Rag,
         ask::{Answer, AskRequest, Method},
         ingest::SourceFile,
     },
@@ -159,7 +159,7 @@ async fn run(
     let mut tally = Tally::default();
     for (done, (paragraph, question)) in sample.iter().enumerate() {
         let request = AskRequest {
-            tenant: TenantId::DEFAULT,
+            caller: Caller::DEFAULT,
             collection: Some(collection.to_owned()),
             question: question.question.clone(),
             k: None,
