@@ -13,6 +13,17 @@ const QUESTION: &str = "What does it cost to take a bicycle?";
 
 /// A remote LLM that streams these pieces of text.
 async fn llm_saying(pieces: &[&str]) -> MockServer {
+    answering(streamed(pieces)).await
+}
+
+/// Lets a mock server say something else from now on.
+pub async fn say(server: &MockServer, pieces: &[&str]) {
+    server.reset().await;
+    let mock = Mock::given(method("POST")).and(path("/v1/chat/completions"));
+    mock.respond_with(streamed(pieces)).mount(server).await;
+}
+
+fn streamed(pieces: &[&str]) -> ResponseTemplate {
     let mut body = String::new();
     for piece in pieces {
         let delta = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
@@ -24,7 +35,7 @@ async fn llm_saying(pieces: &[&str]) -> MockServer {
     let usage = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
         "usage": {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}});
     body.push_str(&format!("data: {end}\n\ndata: {usage}\n\ndata: [DONE]\n\n"));
-    answering(ResponseTemplate::new(200).set_body_raw(body, "text/event-stream")).await
+    ResponseTemplate::new(200).set_body_raw(body, "text/event-stream")
 }
 
 async fn answering(response: ResponseTemplate) -> MockServer {
@@ -33,9 +44,13 @@ async fn answering(response: ResponseTemplate) -> MockServer {
     server
 }
 
-fn use_remote(setup: &mut Setup, name: &str, server: &MockServer) {
+pub fn use_remote(setup: &mut Setup, name: &str, server: &MockServer) {
+    use_remote_of(setup, name, server, 4096);
+}
+
+fn use_remote_of(setup: &mut Setup, name: &str, server: &MockServer, context_tokens: usize) {
     let url = format!("{}/v1", server.uri()).parse().unwrap();
-    let mut entry = OpenAiEntry::new(name, url, "m", 4096);
+    let mut entry = OpenAiEntry::new(name, url, "m", context_tokens);
     entry.timeouts.first_byte_ms = 1500;
     setup.backends.push(Arc::new(OpenAiGenerator::new(&entry, None).unwrap()));
 }
@@ -239,12 +254,112 @@ async fn filters_and_collections_bound_what_is_read() {
     problem(nowhere, 404, "unknown_collection").await;
 }
 
+/// `text[start..end]` in code points.
+fn slice(text: &Value, start: &Value, end: &Value) -> String {
+    let (start, end) = (start.as_u64().unwrap() as usize, end.as_u64().unwrap() as usize);
+    text.as_str().unwrap().chars().skip(start).take(end - start).collect()
+}
+
+#[tokio::test]
+async fn citations_say_where_sentence_and_quote_stand_in_any_script() {
+    let said = ["“Ein Rad 🚲 kostet 3 €”, so heißt es [1]. 渡轮九点出发。[2] Die Fähre fährt"];
+    let server = llm_saying(&[said[0], " um 9 Uhr [2]."]).await;
+    let app = TestApp::with(|setup| {
+        setup.catalog.embedders[0].answer_cut = -1.0;
+        setup.catalog.embedders[0].min_similarity = -1.0;
+        use_remote(setup, "remote", &server);
+    })
+    .await;
+    app.store(
+        json!({"content": "Ünser Hafen 🛟.\n\n“Ein Rad 🚲 kostet 3 €”, so heißt es.", "external_id": "a"}),
+    )
+    .await;
+    app.store(json!({"content": "码头。渡轮九点出发。\n\nDie Fähre fährt um 9 Uhr.", "external_id": "b"}))
+        .await;
+    let response = app.ask(json!({"question": "Was kostet ein Rad 渡轮?", "stream": true})).await;
+    let events = events(&response.text().await.unwrap());
+    let (sources, done) = (&events[0].1["sources"], &events.last().unwrap().1);
+    assert_eq!(done["method"], "generated", "{done}");
+    let citations = done["citations"].as_array().unwrap();
+    let cited: Vec<String> = citations
+        .iter()
+        .map(|citation| slice(&done["answer"], &citation["answer_start"], &citation["answer_end"]))
+        .collect();
+    assert_eq!(
+        cited,
+        ["“Ein Rad 🚲 kostet 3 €”, so heißt es.", "渡轮九点出发。", "Die Fähre fährt um 9 Uhr."]
+    );
+    for citation in citations {
+        let source = &sources[citation["n"].as_u64().unwrap() as usize - 1];
+        assert_eq!(source["passage_id"], citation["passage_id"]);
+        assert_eq!(
+            slice(&source["text"], &citation["start"], &citation["end"]),
+            citation["quote"].as_str().unwrap()
+        );
+    }
+    let streamed: Vec<&Value> =
+        events.iter().filter(|(kind, _)| kind == "citation").map(|(_, citation)| citation).collect();
+    assert_eq!(streamed, citations.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn every_retrieved_passage_is_accounted_for() {
+    let server = llm_saying(&["A bicycle costs 3 euros each way [1]."]).await;
+    let app = ferry_with(&server).await;
+    let copy = "# Fares\n\nA bicycle costs 3 euros each way. Children under six travel free.";
+    app.store(json!({"content": copy, "external_id": "copy"})).await;
+    let body = good(app.ask(json!({"question": QUESTION, "k": 4})).await).await;
+    let context = body["context"].as_array().unwrap();
+    let numbers: Vec<&Value> = context.iter().map(|passage| &passage["n"]).collect();
+    assert_eq!(numbers, (1..=context.len()).collect::<Vec<_>>());
+    assert_eq!(context[0]["use"], "used");
+    assert!(context[0]["tokens"].as_u64().unwrap() > 10);
+    assert_eq!((&context[1]["use"], &context[1]["into"]), (&json!("duplicate"), &json!(1)), "{body}");
+    let unread =
+        good(app.ask(json!({"question": "Who painted the ceiling of the ferry in the Vatican?"})).await)
+            .await;
+    assert_eq!(unread["method"], "abstained");
+    for passage in unread["context"].as_array().unwrap() {
+        assert_eq!((&passage["use"], &passage["tokens"]), (&json!("unread"), &Value::Null));
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_context_is_told_with_its_tokens() {
+    let server = llm_saying(&["A bicycle costs 3 euros each way [1]."]).await;
+    let app = TestApp::with(|setup| {
+        setup.catalog.embedders[0].min_similarity = -1.0;
+        use_remote_of(setup, "remote", &server, 600);
+    })
+    .await;
+    app.store_ferry().await;
+    let long: String = (1..25).map(|n| format!("Deck {n} of the bicycle ferry has {n}0 seats. ")).collect();
+    app.store(json!({"content": long})).await;
+    let body = answer(&app).await;
+    let over: Vec<&Value> = body["context"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|passage| passage["use"] == "over_budget")
+        .collect();
+    assert!(
+        !over.is_empty() && over.iter().all(|passage| passage["tokens"].as_u64().unwrap() > 20),
+        "{body}"
+    );
+    assert!(body["notes"].to_string().contains("fit the model's context"), "{body}");
+}
+
 #[tokio::test]
 async fn wrong_requests_are_told_what_is_wrong() {
     let app = TestApp::start().await;
     let wrong = async |body: Value, code: &str| problem(app.ask(body).await, 400, code).await;
     wrong(json!({"question": " "}), "invalid_request").await;
     wrong(json!({"question": "a\u{0}"}), "invalid_request").await;
+    wrong(json!({"question": ""}), "invalid_request").await;
+    wrong(json!({"question": "\u{1}\u{2}\u{7f}\u{200b}\u{ad}"}), "invalid_request").await;
+    let long = wrong(json!({"question": "why ".repeat(50_000)}), "invalid_request").await;
+    assert!(long["detail"].as_str().unwrap().contains("200000 bytes"), "{long}");
+    wrong(json!({"question": "\u{5b57}".repeat(200_000)}), "invalid_request").await;
     wrong(json!({"question": "a", "k": 0}), "invalid_request").await;
     wrong(json!({"question": "a", "k": 51}), "invalid_request").await;
     wrong(json!({"question": "a", "filters": 5}), "invalid_request").await;

@@ -152,6 +152,12 @@ impl TestApp {
         body["documents"][0].clone()
     }
 
+    /// Stores one text in a collection.
+    pub async fn store_in(&self, collection: &str, text: &str) {
+        let path = format!("/api/v1/documents?collection={collection}");
+        good(self.post(&path).json(&json!({"content": text})).send().await.unwrap()).await;
+    }
+
     /// Three short documents about a ferry.
     pub async fn store_ferry(&self) {
         let documents = json!({"documents": [

@@ -9,6 +9,7 @@
 mod checkpoint;
 mod harness;
 
+mod answer_cache;
 mod architecture;
 mod ask;
 mod bad_input;
@@ -26,6 +27,7 @@ mod evaluate;
 mod feedback;
 mod http;
 mod images;
+mod injection;
 mod jobs;
 mod local_model;
 mod memory;

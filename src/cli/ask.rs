@@ -72,6 +72,9 @@ fn print_end(answer: &Answer, sources: &[NumberedPassage]) {
         Method::Abstained => "not answered:",
     };
     println!("  ({how} {}, {:.1} s)", answer.model, answer.elapsed.as_secs_f64());
+    if let Some(cached) = &answer.cached {
+        println!("  (asked before, {:.0} s ago: “{}”)", cached.age.as_secs_f64(), cached.question);
+    }
     for note in &answer.notes {
         println!("  note: {note}");
     }
@@ -90,7 +93,7 @@ fn print_explanation(explanation: &Explanation, sources: &[NumberedPassage]) {
     );
     match explanation.best_similarity {
         Some(best) => println!(
-            "score {:.3} (best similarity {best:.3} + 0.4 × {:.2} of the question's words), answered from {:.2} on",
+            "score {:.3} (best similarity {best:.3}, question's words and kind held: {:.2}), answered from {:.2} on",
             explanation.score.unwrap_or_default(),
             explanation.question_coverage,
             explanation.answer_cut

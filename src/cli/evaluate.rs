@@ -15,7 +15,7 @@ use ragway::{
         Rag, RagError,
         embed::EmbedderChoice,
         evaluate::{
-            AnswerReport, CrossLingualReport, FeedbackReport, ImageTextReport, PairScore, Progress,
+            AnswerReport, CrossLingualReport, FeedbackReport, Half, ImageTextReport, PairScore, Progress,
             RetrievalReport, StsReport, bitext_mean, evaluate_answers, evaluate_bitext,
             evaluate_cross_lingual, evaluate_feedback, evaluate_image_text, evaluate_retrieval, evaluate_sts,
         },
@@ -45,6 +45,9 @@ pub enum Command {
         /// A backend of `routes.answer`, or `extractive`.
         #[arg(long)]
         model: Option<String>,
+        /// Ask the questions of every second article only: those to tune on, or the others.
+        #[arg(long, value_enum, default_value = "all")]
+        half: HalfArgument,
     },
     /// Translations found among sentences: recall@1 on files named like `tatoeba.deu-eng.deu`.
     Bitext {
@@ -89,6 +92,23 @@ pub enum Command {
     },
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum HalfArgument {
+    All,
+    Even,
+    Odd,
+}
+
+impl From<HalfArgument> for Half {
+    fn from(half: HalfArgument) -> Self {
+        match half {
+            HalfArgument::All => Half::All,
+            HalfArgument::Even => Half::Even,
+            HalfArgument::Odd => Half::Odd,
+        }
+    }
+}
+
 pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
     super::with_parts(config, async |parts| {
         let stages = Stages::default();
@@ -105,8 +125,9 @@ async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Resul
             let effort = if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact };
             print_retrieval(&evaluate_retrieval(rag, folder, effort, progress).await?);
         }
-        Command::Answers { file, limit, model } => {
-            print_answers(&evaluate_answers(rag, file, *limit, model.as_deref(), progress).await?);
+        Command::Answers { file, limit, model, half } => {
+            let half = Half::from(*half);
+            print_answers(&evaluate_answers(rag, file, half, *limit, model.as_deref(), progress).await?);
         }
         Command::Bitext { folder, model, limit } => {
             let embedder = embedder(rag, model, MULTILINGUAL_ROUTE).await?;
@@ -182,10 +203,15 @@ fn print_answers(report: &AnswerReport) {
     println!("exact match          {:.3}", report.exact_match);
     println!("F1                   {:.3}", report.f1);
     println!("holds a gold answer  {:.3}", report.contains_gold);
-    println!("citation precision   {:.3}", report.citation_precision);
+    println!("citation precision   {:.3} of the right paragraph", report.citation_precision);
+    println!("quotes               {:.3} hold a gold answer", report.quotes_gold);
     println!("abstention           {:.3} of the unanswerable", report.abstention);
     println!("method               {} generated, {} extractive", report.generated, report.extractive);
     println!("mean time            {:.2} s", report.seconds);
+    println!("\nanswer_cut  answerable kept  unanswerable refused");
+    for cut in &report.trade_off {
+        println!("{:>10.3}  {:>15.3}  {:>20.3}", cut.score, cut.kept, cut.refused);
+    }
 }
 
 fn print_feedback(report: &FeedbackReport) {

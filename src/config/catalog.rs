@@ -148,6 +148,7 @@ pub struct AskSettings {
     pub passages: usize,
     pub deadline_ms: u64,
     pub max_answer_tokens: usize,
+    pub cache: super::AnswerCacheSettings,
     /// Whether the texts of questions and answers are kept, for feedback; the numbers always are.
     pub record: bool,
     /// How long an answer is kept.
@@ -156,7 +157,15 @@ pub struct AskSettings {
 
 impl Default for AskSettings {
     fn default() -> Self {
-        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160, record: true, record_days: 90 }
+        let cache = super::AnswerCacheSettings::default();
+        Self {
+            passages: 5,
+            deadline_ms: 30_000,
+            max_answer_tokens: 160,
+            record: true,
+            record_days: 90,
+            cache,
+        }
     }
 }
 
@@ -245,6 +254,7 @@ impl Catalog {
         if self.ask.passages == 0 {
             return Err("ask.passages must be at least 1".into());
         }
+        self.ask.cache.check()?;
         if self.ask.record_days == 0 || self.usage.flush_ms == 0 {
             return Err("ask.record_days and usage.flush_ms must be at least 1".into());
         }

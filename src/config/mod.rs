@@ -11,7 +11,7 @@ mod llm;
 mod space;
 mod usage;
 
-pub use cache::CacheSettings;
+pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};

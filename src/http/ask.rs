@@ -17,7 +17,8 @@ use crate::{
     rag::{
         Caller, RagError,
         ask::{
-            Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, Writing,
+            Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage,
+            PassageUse, Use, Writing,
         },
         filters::parse_filter,
     },
@@ -56,7 +57,8 @@ pub struct AskBody {
 pub struct AskResponse {
     /// Names the answer in feedback.
     answer_id: Uuid,
-    /// `[n]` after a sentence refers to the citation of that number.
+    /// `[n]` after a sentence refers to the citation of that number. Plain text: links and pictures that a model
+    /// wrote are taken out, and addresses that no passage holds.
     #[schema(example = "A bicycle costs 3 euros each way. [1]")]
     answer: String,
     /// False: the documents do not hold the answer.
@@ -73,6 +75,10 @@ pub struct AskResponse {
     attempts: Vec<AttemptBody>,
     /// What a reader should know, such as sentences left out.
     notes: Vec<String>,
+    /// What became of each retrieved passage, in the order of their numbers.
+    context: Vec<ContextBody>,
+    /// Present when the answer to an earlier question was given again.
+    cached: Option<CachedBody>,
     /// Seconds.
     #[schema(value_type = f64, example = 1.204)]
     elapsed_time: Elapsed,
@@ -113,6 +119,38 @@ pub struct CitationBody {
     attached: bool,
 }
 
+/// A retrieved passage and what became of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ContextBody {
+    /// Its number among the sources.
+    #[schema(example = 3)]
+    n: usize,
+    passage_id: Uuid,
+    document_id: Uuid,
+    /// `used`: it was read. `merged`: read as one text with its neighbour `into`. `duplicate`: `into` says the
+    /// same. `over_budget`: there was no room for it. `unread`: no passage resembles the question enough.
+    #[schema(example = "merged")]
+    r#use: &'static str,
+    #[schema(example = 1)]
+    into: Option<usize>,
+    /// Tokens that it takes in the prompt, counted or estimated; null where no model was asked.
+    #[schema(example = 180)]
+    tokens: Option<usize>,
+}
+
+/// The earlier question whose answer this is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CachedBody {
+    #[schema(example = "What does it cost to take a bicycle?")]
+    question: String,
+    /// Seconds since it was answered.
+    #[schema(example = 12.5)]
+    age: f64,
+    /// Cosine similarity of the two questions.
+    #[schema(example = 0.97)]
+    similarity: f32,
+}
+
 /// Tokens as the backend counts them.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UsageBody {
@@ -141,9 +179,10 @@ pub struct ExplainBody {
     /// Questions whose score is below are not answered.
     answer_cut: f32,
     best_similarity: Option<f32>,
-    /// Share of the question's content words that one passage holds.
+    /// How far one place in a passage holds what the question names and asks for; 1 is all of it, and what is
+    /// missing or denied may bring it below 0.
     question_coverage: f32,
-    /// best_similarity + 0.4 × question_coverage
+    /// The best of similarity + coverage_weight × question_coverage over the passages
     score: Option<f32>,
     /// Passages given to the model.
     passages_used: usize,
@@ -285,9 +324,28 @@ fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
         },
         attempts: answer.attempts.into_iter().map(AttemptBody::from).collect(),
         notes: answer.notes,
+        context: answer.context.iter().filter_map(|passage| context(passage, sources)).collect(),
+        cached: answer.cached.map(|cached| CachedBody {
+            question: cached.question,
+            age: (cached.age.as_secs_f64() * 1e3).round() / 1e3,
+            similarity: cached.similarity,
+        }),
         elapsed_time: Elapsed::Fixed(answer.elapsed),
         explain: answer.explanation.map(|explanation| explain(explanation, sources)),
     }
+}
+
+fn context(passage: &PassageUse, sources: &[NumberedPassage]) -> Option<ContextBody> {
+    let source = &sources.get(passage.n.checked_sub(1)?)?.passage;
+    let (r#use, into) = match passage.outcome {
+        Use::Used => ("used", None),
+        Use::Merged(into) => ("merged", Some(into)),
+        Use::Duplicate(into) => ("duplicate", Some(into)),
+        Use::OverBudget => ("over_budget", None),
+        Use::Unread => ("unread", None),
+    };
+    let (passage_id, document_id) = (source.id, source.document_id);
+    Some(ContextBody { n: passage.n, passage_id, document_id, r#use, into, tokens: passage.tokens })
 }
 
 fn explain(explanation: Explanation, sources: &[NumberedPassage]) -> ExplainBody {

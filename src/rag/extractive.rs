@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{RagError, sentences::sentences};
+use super::{RagError, grounding::Evidence, sentences::sentences};
 use crate::models::{Embedder, Lane, TextRole, vectors::cosine};
 
 /// Sentences quoted at most.
@@ -26,28 +26,31 @@ pub struct Quote {
 
 /// The sentences of the passages, nearest to the question first.
 ///
-/// `share` is the share of the question's words that a text holds, 0 to 1.
+/// Passages come with their index. Headings and what speaks to the model are left out.
 pub async fn rank(
     embedder: &dyn Embedder,
     question: &[f32],
-    passages: &[&str],
-    share: impl Fn(&str) -> f32,
+    passages: &[(usize, &str)],
+    evidence: &Evidence,
 ) -> Result<Vec<Quote>, RagError> {
-    let candidates: Vec<(usize, Range<usize>)> = passages
+    let candidates: Vec<(usize, Range<usize>, String)> = passages
         .iter()
-        .enumerate()
-        .flat_map(|(index, text)| sentences(text).into_iter().map(move |range| (index, range)))
-        .filter(|(index, range)| says_something(&passages[*index][range.clone()]))
+        .flat_map(|(index, text)| {
+            let usable = |range: &Range<usize>| {
+                evidence.is_usable(*index, range) && says_something(&text[range.clone()])
+            };
+            let ranges = sentences(text).into_iter().filter(usable);
+            ranges.map(|range| (*index, range.clone(), text[range].to_owned())).collect::<Vec<_>>()
+        })
         .take(MAX_SENTENCES)
         .collect();
-    let texts: Vec<String> =
-        candidates.iter().map(|(index, range)| passages[*index][range.clone()].to_owned()).collect();
-    let shares: Vec<f32> = texts.iter().map(|text| share(text)).collect();
+    let texts: Vec<String> = candidates.iter().map(|(_, _, text)| text.clone()).collect();
+    let shares: Vec<f32> = texts.iter().map(|text| evidence.question_share(text)).collect();
     let vectors = embedder.embed(texts, TextRole::Passage, Lane::Interactive).await?.vectors;
     let mut ranked: Vec<Quote> = candidates
         .into_iter()
         .zip(vectors.iter().zip(shares))
-        .map(|((passage, range), (vector, share))| Quote {
+        .map(|((passage, range, _), (vector, share))| Quote {
             passage,
             range,
             score: cosine(question, vector) + WORD_WEIGHT * share,

@@ -3,6 +3,7 @@
 //! Absent here: HTTP, SQL, vendors. *Search* is a prefix of *ask*, *embed* of
 //! *search*; each file calls the one before it.
 
+mod answer_cache;
 pub mod ask;
 mod caller;
 pub mod chat;
@@ -19,8 +20,10 @@ pub mod feedback;
 pub mod filters;
 pub mod grounding;
 pub mod ingest;
+pub mod injection;
 pub mod jobs;
 mod pictures;
+mod plain;
 pub mod prompts;
 pub mod reembed;
 pub mod search;
@@ -53,6 +56,7 @@ pub struct Rag {
     job_added: Arc<Notify>,
     pub(crate) cache: EmbeddingCache,
     pub(crate) load: embed_batch::Load,
+    pub(crate) answer_cache: Arc<answer_cache::AnswerCache>,
     ledger: Arc<usage::Ledger>,
 }
 
@@ -71,6 +75,7 @@ impl Rag {
     ) -> Self {
         Self {
             job_settings: catalog.jobs.clone(),
+            answer_cache: Arc::new(answer_cache::AnswerCache::new(catalog.ask.cache.clone())),
             ledger: Arc::new(usage::Ledger::new(&catalog, store.clone())),
             catalog,
             store,

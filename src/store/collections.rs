@@ -21,6 +21,8 @@ pub struct Collection {
     pub documents: i64,
     pub passages: i64,
     pub created_at: OffsetDateTime,
+    /// Raised with every change of its documents or of the space that searches read.
+    pub version: i64,
 }
 
 impl FromRow for Collection {
@@ -38,6 +40,7 @@ impl FromRow for Collection {
             documents: row.get("documents"),
             passages: row.get("passages"),
             created_at: row.get("created_at"),
+            version: row.get("version"),
         }
     }
 }
@@ -50,12 +53,13 @@ const COLUMNS: &str = "
     SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
            o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
            o.state = 'filling' AS other_filling, o.job_id AS other_job,
-           extract(epoch FROM now() - o.since)::float8 AS other_age";
+           extract(epoch FROM now() - o.since)::float8 AS other_age, coalesce(v.version, 0) AS version";
 
 const FROM: &str = "
     FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
     LEFT JOIN collection_spaces o ON o.collection_id = c.id AND o.state IN ('filling', 'kept')
     LEFT JOIN embedding_spaces os ON os.id = o.space_id
+    LEFT JOIN collection_versions v ON v.collection_id = c.id
     WHERE c.tenant_id = $1";
 
 const COUNTS: &str = ",

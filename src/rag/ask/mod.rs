@@ -5,7 +5,10 @@
 //! to be taken back.
 
 mod account;
+mod context;
+mod draft;
 mod plan;
+mod reading;
 mod run;
 
 use std::{
@@ -20,13 +23,15 @@ use uuid::Uuid;
 
 use super::{
     Caller, Rag, RagError,
-    search::{SearchRequest, check_query},
+    answer_cache::CacheKey,
+    injection::is_invisible,
+    search::{SearchOutcome, SearchRequest, check_query},
 };
 use crate::{
     models::{Message, ModelError, Usage, router::Attempt},
     store::{Filter, FoundPassage, SearchEffort},
 };
-use run::Run;
+use run::{Replay, Run};
 
 /// Most passages of one question.
 pub const MAX_PASSAGES: usize = 50;
@@ -105,6 +110,40 @@ pub struct Citation {
     pub attached: bool,
 }
 
+/// What became of a retrieved passage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It was read.
+    Used,
+    /// It was read as one text with the passage of this number, whose neighbour it is.
+    Merged(usize),
+    /// The passage of this number says the same.
+    Duplicate(usize),
+    /// There was no room for it.
+    OverBudget,
+    /// Nothing was read: the passages do not resemble the question enough.
+    Unread,
+}
+
+/// A retrieved passage and what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassageUse {
+    /// Its number among the sources.
+    pub n: usize,
+    pub outcome: Use,
+    /// Tokens that it takes in the prompt, as the backend counts or estimates them; absent where there is no prompt.
+    pub tokens: Option<usize>,
+}
+
+/// The earlier question whose answer this is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cached {
+    pub question: String,
+    pub age: Duration,
+    /// Cosine similarity of the two questions.
+    pub similarity: f32,
+}
+
 /// A whole answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -120,6 +159,10 @@ pub struct Answer {
     pub attempts: Vec<Attempt>,
     /// What a reader should know, such as sentences left out.
     pub notes: Vec<String>,
+    /// Every retrieved passage, in the order of their numbers.
+    pub context: Vec<PassageUse>,
+    /// Present when the answer was not made now.
+    pub cached: Option<Cached>,
     pub elapsed: Duration,
     pub explanation: Option<Explanation>,
 }
@@ -133,7 +176,7 @@ pub struct Explanation {
     /// Score below which the question is not answered.
     pub answer_cut: f32,
     pub best_similarity: Option<f32>,
-    /// Share of the question's content words that one passage holds.
+    /// How far one place in the passages holds what the question names and asks for, see `Evidence::question_support`.
     pub question_coverage: f32,
     /// What `answer_cut` is compared with, made of the two; absent: nothing was found.
     pub score: Option<f32>,
@@ -167,6 +210,10 @@ impl Rag {
     pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
         let started = Instant::now();
         check_query("question", &request.question)?;
+        let is_visible = |c: char| !c.is_whitespace() && !c.is_control() && !is_invisible(c);
+        if !request.question.contains(is_visible) {
+            return Err(RagError::Invalid("question: holds no visible character".into()));
+        }
         let k = request.k.unwrap_or(self.catalog.ask.passages);
         if k == 0 || k > MAX_PASSAGES {
             return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_PASSAGES}, is {k}")));
@@ -186,12 +233,14 @@ impl Rag {
             })
             .await?;
         let (events, receiver) = mpsc::channel(64);
+        if let Some((answer, sources)) = self.remembered(&request, k, &found) {
+            let replay = Replay { answer, sources, events, started };
+            tokio::spawn(replay.send(self.clone(), request, found).in_current_span());
+            return Ok(stream_of(receiver));
+        }
         let run = Run::new(self.clone(), request, k, found, events, started);
         tokio::spawn(run.answer().in_current_span());
-        Ok(futures_util::stream::unfold(receiver, |mut receiver| async {
-            receiver.recv().await.map(|event| (event, receiver))
-        })
-        .boxed())
+        Ok(stream_of(receiver))
     }
 
     /// Answers a question and waits for the whole answer.
@@ -205,6 +254,17 @@ impl Rag {
         Err(ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into())
     }
 
+    /// A cached answer to this question, with the passages that it cites.
+    fn remembered(
+        &self,
+        request: &AskRequest,
+        k: usize,
+        found: &SearchOutcome,
+    ) -> Option<(Answer, Vec<NumberedPassage>)> {
+        let key = CacheKey::of(request, k, &found.collection)?;
+        self.answer_cache.get(&key, &request.question, &found.vector)
+    }
+
     fn check_backend(&self, model: &str) -> Result<(), RagError> {
         let known: Vec<String> = self.answers.models().into_iter().map(|(name, _)| name).collect();
         if known.iter().any(|name| name == model) {
@@ -215,4 +275,11 @@ impl Rag {
             known.iter().map(String::as_str).chain([EXTRACTIVE]).collect::<Vec<_>>().join(", ")
         )))
     }
+}
+
+fn stream_of(receiver: mpsc::Receiver<Result<AskEvent, RagError>>) -> AskStream {
+    futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|event| (event, receiver))
+    })
+    .boxed()
 }

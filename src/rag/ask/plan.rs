@@ -1,6 +1,10 @@
 //! What a backend is asked, and whether it declines.
 
-use super::{AskRequest, NumberedPassage};
+use super::{
+    AskRequest, PassageUse, Use,
+    context::{Block, blocks, fit},
+    reading::Reading,
+};
 use crate::{
     models::{GenerateRequest, Generator, Message, ModelError},
     rag::{Rag, prompts::PromptPassage},
@@ -9,35 +13,46 @@ use crate::{
 /// What a backend is given of the passages.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
-    pub passages: usize,
+    pub context: Vec<PassageUse>,
     pub prompt: Vec<Message>,
+}
+
+impl Plan {
+    /// Passages that the backend reads.
+    pub(super) fn passages(&self) -> usize {
+        self.context.iter().filter(|passage| matches!(passage.outcome, Use::Used | Use::Merged(_))).count()
+    }
 }
 
 /// The request for one backend: as many passages, best first, as fit its context.
 pub(super) fn plan(
     rag: &Rag,
     asked: &AskRequest,
-    sources: &[NumberedPassage],
+    reading: &Reading,
     backend: &dyn Generator,
 ) -> Result<(GenerateRequest, Plan), ModelError> {
     let (writing, limit) = (&asked.writing, rag.catalog.ask.max_answer_tokens);
     let max_tokens = writing.max_tokens.map_or(limit, |wanted| wanted.min(limit));
     let room = backend.context_tokens().saturating_sub(max_tokens + CHAT_TOKENS);
-    let passages: Vec<PromptPassage<'_>> = sources
-        .iter()
-        .map(|source| PromptPassage {
-            number: source.n,
-            title: source.passage.title.as_deref(),
-            text: &source.passage.content,
-        })
-        .collect();
-    for count in (1..=passages.len()).rev() {
-        let prompt =
-            rag.prompts.answer(&asked.question, &passages[..count], writing.style.as_deref()).map_err(
-                |error| ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() },
-            )?;
-        let tokens: usize = prompt.iter().map(|message| backend.count_tokens(&message.text)).sum();
-        if tokens <= room {
+    let texts = reading.shown();
+    let frame = tokens(backend, &render(rag, asked, &[], backend)?);
+    let mut for_passages = room.saturating_sub(frame);
+    loop {
+        let mut context = fit(&reading.sources, &texts, for_passages, |text| backend.count_tokens(text));
+        let blocks = blocks(&reading.sources, &texts, &mut context);
+        if blocks.is_empty() {
+            return Err(ModelError::Unfit {
+                model: backend.name().to_owned(),
+                reason: format!(
+                    "one passage and the question do not fit its {} tokens",
+                    backend.context_tokens()
+                ),
+            });
+        }
+        let prompt = render(rag, asked, &blocks, backend)?;
+        // Tokens of joined texts are not always the sum of theirs.
+        let over = tokens(backend, &prompt).saturating_sub(room);
+        if over == 0 {
             let request = GenerateRequest {
                 messages: prompt.clone(),
                 max_tokens,
@@ -46,13 +61,31 @@ pub(super) fn plan(
                 seed: writing.seed,
                 stop: writing.stop.clone(),
             };
-            return Ok((request, Plan { passages: count, prompt }));
+            return Ok((request, Plan { context, prompt }));
         }
+        for_passages = for_passages.saturating_sub(over);
     }
-    Err(ModelError::Unfit {
+}
+
+fn render(
+    rag: &Rag,
+    asked: &AskRequest,
+    blocks: &[Block],
+    backend: &dyn Generator,
+) -> Result<Vec<Message>, ModelError> {
+    let passages: Vec<PromptPassage<'_>> = blocks
+        .iter()
+        .map(|block| PromptPassage { number: block.n, title: block.title.as_deref(), text: &block.text })
+        .collect();
+    let failed = |error: crate::rag::RagError| ModelError::Failed {
         model: backend.name().to_owned(),
-        reason: format!("one passage and the question do not fit its {} tokens", backend.context_tokens()),
-    })
+        reason: error.to_string(),
+    };
+    rag.prompts.answer(&asked.question, &passages, asked.writing.style.as_deref()).map_err(failed)
+}
+
+fn tokens(backend: &dyn Generator, prompt: &[Message]) -> usize {
+    prompt.iter().map(|message| backend.count_tokens(&message.text)).sum()
 }
 
 /// Tokens that a chat template adds around two messages, amply.

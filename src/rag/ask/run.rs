@@ -1,7 +1,7 @@
 //! One question being answered.
 
 use std::{
-    ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,31 +10,28 @@ use tokio::{sync::mpsc, time::timeout_at};
 use uuid::Uuid;
 
 use super::{
-    Answer, AskEvent, AskRequest, Citation, EXTRACTIVE, Explanation, Method, NumberedPassage,
+    Answer, AskEvent, AskRequest, EXTRACTIVE, Explanation, Method, NumberedPassage, PassageUse, Use,
     account::Account,
+    draft::{CallerLeft, Draft},
     plan::{Plan, is_abstention, plan},
+    reading::Reading,
 };
 use crate::{
     models::{
-        GeneratedPart, Generator, Usage,
+        Embedder, GeneratedPart, Generator, Usage,
         router::{Attempt, RouteError, Routed, Selector},
     },
     rag::{
         Rag, RagError,
+        answer_cache::CacheKey,
         citations::{CitedSentence, SentenceReader},
-        extractive::{Quote, quotes, rank},
-        grounding::{Evidence, Support},
+        extractive::quotes,
+        grounding::Support,
         prompts::ABSTENTION,
         search::SearchOutcome,
     },
     store::Collection,
 };
-
-/// Least score of what supports an answer's first sentence, as a share of the best sentence's.
-const MIN_RELEVANCE: f32 = 0.6;
-
-/// The caller went away: there is nobody to answer.
-struct CallerLeft;
 
 /// How a backend's writing ended.
 enum Generation {
@@ -50,19 +47,16 @@ enum Generation {
 pub(super) struct Run {
     rag: Rag,
     request: AskRequest,
-    sources: Vec<NumberedPassage>,
     collection: Collection,
     question_vector: Vec<f32>,
-    ranking: Option<Vec<Quote>>,
-    evidence: Evidence,
-    events: mpsc::Sender<Result<AskEvent, RagError>>,
+    key: Option<CacheKey>,
+    reading: Reading,
+    draft: Draft,
     started: Instant,
     deadline: tokio::time::Instant,
-    text: String,
-    citations: Vec<Citation>,
     usage: Usage,
     attempts: Vec<Attempt>,
-    notes: Vec<String>,
+    context: Vec<PassageUse>,
     explanation: Explanation,
     account: Account,
 }
@@ -76,45 +70,37 @@ impl Run {
         events: mpsc::Sender<Result<AskEvent, RagError>>,
         started: Instant,
     ) -> Self {
-        let space = &found.collection.space;
         let account = Account::open(&rag, request.caller, &found);
-        let evidence = Evidence::new(&request.question, found.passages.iter().map(|p| p.content.as_str()));
-        let best_similarity = found.passages.first().map(|passage| passage.similarity);
-        let question_coverage = evidence.question_coverage();
+        let numbered = |(index, passage)| NumberedPassage { n: index + 1, passage };
+        let sources: Vec<_> = found.passages.into_iter().enumerate().map(numbered).collect();
+        let reading = Reading::new(&request.question, found.vector.clone(), sources);
+        let space = &found.collection.space;
         let entry = rag.catalog.embedder(&space.model);
-        let weight = entry.map_or(0.0, |entry| entry.coverage_weight);
+        let best = reading.best_support(entry.map_or(0.0, |entry| entry.coverage_weight));
         let explanation = Explanation {
             k,
             answer_cut: entry.map_or(-1.0, |entry| entry.answer_cut),
-            best_similarity,
-            question_coverage,
-            // How likely the passages hold the answer. Calibrated on SQuAD 2.0 with MiniLM (2,910 answerable
-            // questions, 821 passages): with a weight of 0.4 and a cut of 0.60 it keeps 95 % of them and turns
-            // away 90 % of the questions whose article is not stored, where the cosine alone turns away 76 %.
-            // Questions written to resemble a stored paragraph pass; the check of each sentence is there for them.
-            score: best_similarity.map(|best| best + weight * question_coverage),
+            best_similarity: reading.sources.first().map(|source| source.passage.similarity),
+            question_coverage: best.map_or(0.0, |(_, support)| support),
+            score: best.map(|(score, _)| score),
             stages: vec![("embed question", found.embed_time), ("search", found.search_time)],
             space: space.id.clone(),
             collection: found.collection.name.clone(),
             ..Explanation::default()
         };
-        let numbered = |(index, passage)| NumberedPassage { n: index + 1, passage };
         Self {
-            sources: found.passages.into_iter().enumerate().map(numbered).collect(),
+            key: CacheKey::of(&request, k, &found.collection),
+            context: reading.all_read(),
+            reading,
+            draft: Draft::new(events),
             collection: found.collection,
             question_vector: found.vector,
-            ranking: None,
             deadline: (started + Duration::from_millis(rag.catalog.ask.deadline_ms)).into(),
             rag,
             request,
-            evidence,
-            events,
             started,
-            text: String::new(),
-            citations: Vec::new(),
             usage: Usage::default(),
             attempts: Vec::new(),
-            notes: Vec::new(),
             explanation,
             account,
         }
@@ -122,10 +108,10 @@ impl Run {
 
     /// Works until the answer is complete or the caller has left.
     pub(super) async fn answer(mut self) {
-        let events = self.events.clone();
+        let caller_left = self.draft.caller_left();
         let result = tokio::select! {
             result = self.answer_inner() => result,
-            () = events.closed() => Err(CallerLeft),
+            () = caller_left => Err(CallerLeft),
         };
         if result.is_err() {
             tracing::debug!("the caller left before the answer was complete");
@@ -133,26 +119,35 @@ impl Run {
     }
 
     async fn answer_inner(&mut self) -> Result<(), CallerLeft> {
-        self.send(AskEvent::Sources(self.sources.clone())).await?;
+        self.draft.send(AskEvent::Sources(self.reading.sources.clone())).await?;
         let answerable = self.explanation.score.is_some_and(|score| score >= self.explanation.answer_cut);
         if !answerable {
+            self.context.iter_mut().for_each(|passage| passage.outcome = Use::Unread);
             return self.abstain(EXTRACTIVE.into()).await;
+        }
+        let addressed = (0..self.reading.sources.len())
+            .any(|passage| !self.reading.evidence.instructions(passage).is_empty());
+        if addressed {
+            self.draft.note(
+                "a passage holds instructions to the model; they were not followed, shown to it or quoted",
+            );
         }
         if self.request.model.as_deref() == Some(EXTRACTIVE) {
             return self.extract().await;
         }
         match self.generate().await? {
             Generation::Supported(model) => self.finish(Method::Generated, model).await,
-            Generation::Absent(model) => self.abstain(model).await,
-            Generation::Nothing => self.extract().await,
+            // A model that a document may have told to decline is not believed.
+            Generation::Absent(model) if !addressed => self.abstain(model).await,
+            Generation::Absent(_) | Generation::Nothing => self.extract().await,
         }
     }
 
     /// Lets a backend write, and sends what is supported.
     async fn generate(&mut self) -> Result<Generation, CallerLeft> {
         let started = Instant::now();
-        let (rag, sources, asked) = (&self.rag, &self.sources, &self.request);
-        let plan = |backend: &dyn Generator| plan(rag, asked, sources, backend);
+        let (rag, reading, asked) = (&self.rag, &self.reading, &self.request);
+        let plan = |backend: &dyn Generator| plan(rag, asked, reading, backend);
         let selector = Selector {
             model: asked.model.as_deref(),
             collection: Some(&self.collection.name),
@@ -165,23 +160,26 @@ impl Run {
             Err(error) => {
                 self.attempts = error.attempts().to_vec();
                 if matches!(error, RouteError::Deadline { .. }) {
-                    self.note("no backend answered before the deadline");
+                    self.draft.note("no backend answered before the deadline");
                 }
                 Generation::Nothing
             }
         };
+        self.explanation.stages.extend(self.reading.rank_time.take().map(|time| ("rank sentences", time)));
         self.explanation.stages.push(("generate and check", started.elapsed()));
         Ok(outcome)
     }
 
     async fn read(&mut self, routed: Routed<Plan>) -> Result<Generation, CallerLeft> {
         self.attempts = routed.attempts;
+        let passages = routed.plan.passages();
         self.account.begin(&routed.backend, &routed.plan.prompt);
-        self.explanation.passages_used = routed.plan.passages;
+        self.explanation.passages_used = passages;
         self.explanation.prompt = routed.plan.prompt;
-        if routed.plan.passages < self.sources.len() {
-            let all = self.sources.len();
-            self.note(&format!("{} of {all} passages fit the model's context", routed.plan.passages));
+        self.context = routed.plan.context;
+        if self.context.iter().any(|passage| passage.outcome == Use::OverBudget) {
+            self.draft
+                .note(&format!("{passages} of {} passages fit the model's context", self.context.len()));
         }
         let mut stream = routed.stream;
         let mut reader = SentenceReader::default();
@@ -196,7 +194,7 @@ impl Run {
                 }
                 Ok(None) => break,
                 Err(_) => {
-                    self.note("the answer was stopped at the deadline");
+                    self.draft.note("the answer was stopped at the deadline");
                     break;
                 }
             };
@@ -224,7 +222,7 @@ impl Run {
     }
 
     fn so_far(&self, backend: &str) -> Generation {
-        if self.citations.is_empty() {
+        if self.draft.citations.is_empty() {
             Generation::Nothing
         } else {
             Generation::Supported(backend.to_owned())
@@ -234,208 +232,151 @@ impl Run {
     /// Checks a sentence and sends it; says where reading ends.
     async fn accept(
         &mut self,
-        sentence: CitedSentence,
+        mut sentence: CitedSentence,
         backend: &str,
     ) -> Result<Option<Generation>, CallerLeft> {
+        sentence.text = self.reading.plain(&sentence.text);
         if is_abstention(&sentence.text) {
             // After supported sentences it is a remark on what else was asked.
-            let first = self.citations.is_empty();
+            let first = self.draft.citations.is_empty();
             return Ok(Some(if first {
                 Generation::Absent(backend.to_owned())
             } else {
                 self.so_far(backend)
             }));
         }
-        if self.evidence.says_nothing(&sentence.text) {
+        if self.reading.evidence.says_nothing(&sentence.text) {
             return Ok(None);
         }
-        let invented = sentence.cited.iter().filter(|n| self.source(**n).is_none()).count();
-        if invented > 0 {
-            self.note("a citation of a passage that was not retrieved was removed");
+        if sentence.cited.iter().any(|n| self.reading.source(*n).is_none()) {
+            self.draft.note("a citation of a passage that was not retrieved was removed");
         }
-        if self.text.contains(&sentence.text) {
+        if self.draft.text.contains(&sentence.text) {
             return Ok(None); // Small models repeat themselves.
         }
-        let supports = self.supports(&sentence);
+        let supports = self.reading.supports(&sentence);
         let Some((first, _)) = supports.first() else {
-            self.note("a sentence that the passages do not support was left out, with what followed");
+            self.draft.note("a sentence that the passages do not support was left out, with what followed");
             return Ok(Some(self.so_far(backend)));
         };
         // What follows a sentence that answers may well be about something beside it.
-        if self.text.is_empty() && !self.is_relevant(first).await {
-            self.note("a sentence that does not answer the question was left out, with what followed");
+        if self.draft.text.is_empty() && !self.is_relevant(first).await {
+            self.draft.note("a sentence that does not answer the question was left out, with what followed");
             return Ok(Some(self.so_far(backend)));
         }
-        let separator = match (self.text.is_empty(), sentence.new_line) {
+        let separator = match (self.draft.text.is_empty(), sentence.new_line) {
             (true, _) => "",
             (false, true) => "\n",
             (false, false) => " ",
         };
-        let markers: String =
-            supports.iter().map(|(support, _)| format!("[{}]", support.passage + 1)).collect();
-        let written = self.write(separator, &sentence.text, &format!(" {markers}")).await?;
-        for (support, attached) in supports {
-            self.cite(support, written.clone(), attached).await?;
-        }
+        self.draft.write(separator, &sentence.text, &supports, &self.reading.sources).await?;
         Ok(None)
     }
 
-    /// Support in the passages that the sentence cites, else the best in any, marked as attached.
-    fn supports(&self, sentence: &CitedSentence) -> Vec<(Support, bool)> {
-        let mut cited = sentence.cited.clone();
-        cited.sort_unstable();
-        cited.dedup();
-        let own: Vec<_> = cited
-            .into_iter()
-            .filter_map(|n| self.evidence.support_in(n.checked_sub(1)?, &sentence.text))
-            .map(|support| (support, false))
-            .collect();
-        if own.is_empty() {
-            return self
-                .evidence
-                .support(&sentence.text)
-                .map(|support| (support, true))
-                .into_iter()
-                .collect();
+    async fn is_relevant(&mut self, support: &Support) -> bool {
+        match self.embedder().await {
+            Ok(embedder) => self.reading.is_relevant(support, embedder.as_ref()).await,
+            Err(_) => true,
         }
-        own
     }
 
     /// The answer in the documents' own words.
     async fn extract(&mut self) -> Result<(), CallerLeft> {
-        let found = match self.ranking().await {
-            Ok(ranking) => quotes(ranking),
-            Err(error) => return self.send_error(error).await,
+        let ranking = match self.embedder().await {
+            Ok(embedder) => self.reading.ranking(embedder.as_ref()).await.map(quotes),
+            Err(error) => Err(error),
         };
-        if found.is_empty() {
-            return self.abstain(EXTRACTIVE.into()).await;
-        }
+        self.explanation.stages.extend(self.reading.rank_time.take().map(|time| ("rank sentences", time)));
+        self.context = self.reading.all_read();
+        let found = match ranking {
+            Ok(found) => found,
+            Err(error) => return self.draft.send_error(error).await,
+        };
         for quote in found {
-            let separator = if self.text.is_empty() { "" } else { " " };
-            let Some(source) = self.source(quote.passage + 1) else { continue };
-            let words = source.passage.content[quote.range.clone()].trim().to_owned();
-            let marker = format!(" [{}]", quote.passage + 1);
-            let written = self.write(separator, &format!("“{words}”"), &marker).await?;
+            let separator = if self.draft.text.is_empty() { "" } else { " " };
+            let Some(source) = self.reading.source(quote.passage + 1) else { continue };
+            let words = self.reading.plain(&source.passage.content[quote.range.clone()]);
+            if words.is_empty() {
+                continue;
+            }
             let support = Support { passage: quote.passage, quote: quote.range, coverage: 1.0 };
-            self.cite(support, written, true).await?;
+            let sentence = format!("“{words}”");
+            self.draft.write(separator, &sentence, &[(support, true)], &self.reading.sources).await?;
+        }
+        if self.draft.citations.is_empty() {
+            return self.abstain(EXTRACTIVE.into()).await;
         }
         self.finish(Method::Extractive, EXTRACTIVE.into()).await
     }
 
-    /// The passages' sentences by nearness to the question; made once, when first needed.
-    async fn ranking(&mut self) -> Result<&[Quote], RagError> {
-        let ranking = match self.ranking.take() {
-            Some(ranking) => ranking,
-            None => {
-                let started = Instant::now();
-                let embedder = self.rag.embedder_of(&self.collection).await?;
-                let texts: Vec<&str> =
-                    self.sources.iter().map(|source| source.passage.content.as_str()).collect();
-                let share = |text: &str| self.evidence.question_share(text);
-                let ranking = rank(embedder.as_ref(), &self.question_vector, &texts, share).await?;
-                self.explanation.stages.push(("rank sentences", started.elapsed()));
-                ranking
-            }
-        };
-        Ok(self.ranking.insert(ranking))
+    async fn embedder(&self) -> Result<Arc<dyn Embedder>, RagError> {
+        self.rag.embedder_of(&self.collection).await
     }
 
-    /// Whether the words that support a sentence have to do with the question.
-    ///
-    /// A small model copies true sentences that answer something else.
-    async fn is_relevant(&mut self, support: &Support) -> bool {
-        let Ok(ranking) = self.ranking().await else { return true };
-        let best = ranking.first().map_or(0.0, |quote| quote.score);
-        let score = ranking
-            .iter()
-            .filter(|quote| quote.passage == support.passage)
-            .filter(|quote| quote.range.start < support.quote.end && support.quote.start < quote.range.end)
-            .map(|quote| quote.score)
-            .reduce(f32::max);
-        score.is_none_or(|score| score >= best * MIN_RELEVANCE)
-    }
-
+    /// Only where nothing was written before.
     async fn abstain(&mut self, model: String) -> Result<(), CallerLeft> {
-        self.text.clear();
-        self.citations.clear();
-        self.write("", ABSTENTION, "").await?;
+        self.draft.write("", ABSTENTION, &[], &[]).await?;
         self.finish(Method::Abstained, model).await
     }
 
     async fn finish(&mut self, method: Method, model: String) -> Result<(), CallerLeft> {
         let answer = Answer {
             id: Uuid::now_v7(),
-            text: std::mem::take(&mut self.text),
+            text: std::mem::take(&mut self.draft.text),
             method,
-            citations: std::mem::take(&mut self.citations),
+            citations: std::mem::take(&mut self.draft.citations),
             model,
             usage: self.usage,
             attempts: std::mem::take(&mut self.attempts),
-            notes: std::mem::take(&mut self.notes),
+            notes: std::mem::take(&mut self.draft.notes),
+            context: std::mem::take(&mut self.context),
+            cached: None,
             elapsed: self.started.elapsed(),
             explanation: self.request.explain.then(|| std::mem::take(&mut self.explanation)),
         };
+        self.remember(&answer);
         let cost_nano = self.account.close(&answer.model);
         let (caller, question) = (self.request.caller, &self.request.question);
         self.rag.record_answer(caller, &self.collection, question, &answer, cost_nano).await;
-        self.send(AskEvent::Done(Box::new(answer))).await
+        self.draft.send(AskEvent::Done(Box::new(answer))).await
     }
 
-    async fn cite(
-        &mut self,
-        support: Support,
-        sentence: Range<usize>,
-        attached: bool,
-    ) -> Result<(), CallerLeft> {
-        let Some(source) = self.source(support.passage + 1) else { return Ok(()) };
-        let passage = &source.passage;
-        let quote = passage.content[support.quote.clone()].trim();
-        let start = passage.content[..support.quote.start].chars().count();
-        let citation = Citation {
-            n: source.n,
-            sentence,
-            document_id: passage.document_id,
-            passage_id: passage.id,
-            title: passage.title.clone(),
-            source: passage.source.clone(),
-            quote: quote.to_owned(),
-            place: start..start + quote.chars().count(),
-            similarity: passage.similarity,
-            attached,
+    /// What an outage or a deadline made of the answer is not what the next one should get.
+    fn remember(&mut self, answer: &Answer) {
+        let wanted = match answer.method {
+            Method::Generated => true,
+            Method::Extractive => self.request.model.as_deref() == Some(EXTRACTIVE),
+            Method::Abstained => answer.model != EXTRACTIVE,
         };
-        self.citations.push(citation.clone());
-        self.send(AskEvent::Citation(citation)).await
+        let in_time = tokio::time::Instant::now() < self.deadline;
+        if let Some(key) = self.key.take().filter(|_| wanted && in_time && answer.attempts.is_empty()) {
+            let (question, vector) = (&self.request.question, &self.question_vector);
+            self.rag.answer_cache.put(key, question, vector, answer, &self.reading.sources);
+        }
     }
+}
 
-    /// Writes a sentence between its separator and its markers; says where it stands in the answer.
-    async fn write(
-        &mut self,
-        separator: &str,
-        sentence: &str,
-        markers: &str,
-    ) -> Result<Range<usize>, CallerLeft> {
-        let start = self.text.chars().count() + separator.chars().count();
-        let delta = format!("{separator}{sentence}{markers}");
-        self.text.push_str(&delta);
-        self.send(AskEvent::Delta(delta)).await?;
-        Ok(start..start + sentence.chars().count())
-    }
+/// An answer that was made before, given again.
+pub(super) struct Replay {
+    pub answer: Answer,
+    pub sources: Vec<NumberedPassage>,
+    pub events: mpsc::Sender<Result<AskEvent, RagError>>,
+    pub started: Instant,
+}
 
-    async fn send(&self, event: AskEvent) -> Result<(), CallerLeft> {
-        self.events.send(Ok(event)).await.map_err(|_| CallerLeft)
-    }
-
-    async fn send_error(&self, error: RagError) -> Result<(), CallerLeft> {
-        self.events.send(Err(error)).await.map_err(|_| CallerLeft)
-    }
-
-    fn source(&self, n: usize) -> Option<&NumberedPassage> {
-        self.sources.get(n.checked_sub(1)?)
-    }
-
-    fn note(&mut self, note: &str) {
-        if !self.notes.iter().any(|known| known == note) {
-            self.notes.push(note.to_owned());
+impl Replay {
+    /// Records it as an answer of its own and sends its events.
+    pub(super) async fn send(self, rag: Rag, request: AskRequest, found: SearchOutcome) {
+        let cost_nano = Account::open(&rag, request.caller, &found).close(&self.answer.model);
+        let answer = Answer { id: Uuid::now_v7(), elapsed: self.started.elapsed(), ..self.answer };
+        rag.record_answer(request.caller, &found.collection, &request.question, &answer, cost_nano).await;
+        let cited = answer.citations.clone().into_iter().map(AskEvent::Citation);
+        let text = AskEvent::Delta(answer.text.clone());
+        let events = [AskEvent::Sources(self.sources), text].into_iter().chain(cited);
+        for event in events.chain([AskEvent::Done(Box::new(answer))]) {
+            if self.events.send(Ok(event)).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -30,12 +30,39 @@ pub struct AnswerReport {
     pub contains_gold: f64,
     /// Of the citations: the passage is of the paragraph that the question was written for.
     pub citation_precision: f64,
+    /// Of the citations on answerable questions: the quote holds a gold answer.
+    pub quotes_gold: f64,
     /// Of the unanswerable: no answer was given.
     pub abstention: f64,
+    /// What other cuts of the score would do, by the share of the answerable questions that they keep.
+    pub trade_off: Vec<Cut>,
     pub generated: usize,
     pub extractive: usize,
     /// Mean seconds an answer.
     pub seconds: f64,
+}
+
+/// A value of `answer_cut` and what it does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cut {
+    pub score: f32,
+    /// Share of the answerable questions that reach it.
+    pub kept: f64,
+    /// Share of the unanswerable questions that do not.
+    pub refused: f64,
+}
+
+/// Shares of the answerable questions that the trade-off is shown for.
+const KEPT: [f64; 8] = [1.0, 0.98, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7];
+
+/// Which questions are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    All,
+    /// Of every second article, from the first on: to tune on.
+    Even,
+    /// Of the others: to report.
+    Odd,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +101,7 @@ struct Gold {
 pub async fn evaluate_answers(
     rag: &Rag,
     file: &Path,
+    half: Half,
     limit: usize,
     model: Option<&str>,
     progress: &Progress<'_>,
@@ -82,7 +110,7 @@ pub async fn evaluate_answers(
     let squad: Squad = serde_json::from_str(&text).map_err(|error| EvaluationError::data(file, error))?;
     let name = format!("evaluation-{}", Uuid::now_v7());
     rag.create_collection(TenantId::DEFAULT, &name, None).await?;
-    let result = run(rag, &name, &squad, limit, model, progress).await;
+    let result = run(rag, &name, &squad, half, limit, model, progress).await;
     rag.delete_collection(TenantId::DEFAULT, &name).await?;
     result
 }
@@ -91,17 +119,24 @@ async fn run(
     rag: &Rag,
     collection: &str,
     squad: &Squad,
+    half: Half,
     limit: usize,
     model: Option<&str>,
     progress: &Progress<'_>,
 ) -> Result<AnswerReport, EvaluationError> {
-    let paragraphs: Vec<(&str, &Paragraph)> = squad
-        .data
-        .iter()
-        .flat_map(|article| article.paragraphs.iter().map(|paragraph| (article.title.as_str(), paragraph)))
+    let articles = squad.data.iter().enumerate();
+    let paragraphs: Vec<(usize, &str, &Paragraph)> = articles
+        .flat_map(|(number, article)| {
+            article.paragraphs.iter().map(move |paragraph| (number, article.title.as_str(), paragraph))
+        })
         .collect();
+    let asked = |number: usize| match half {
+        Half::All => true,
+        Half::Even => number % 2 == 0,
+        Half::Odd => number % 2 == 1,
+    };
     let mut ids = HashMap::new();
-    for (index, (title, paragraph)) in paragraphs.iter().enumerate() {
+    for (index, (_, title, paragraph)) in paragraphs.iter().enumerate() {
         let file = SourceFile {
             title: Some(title.replace('_', " ")),
             bytes: paragraph.context.clone().into_bytes(),
@@ -115,7 +150,8 @@ async fn run(
     let questions: Vec<(usize, &Question)> = paragraphs
         .iter()
         .enumerate()
-        .flat_map(|(index, (_, paragraph))| paragraph.qas.iter().map(move |question| (index, question)))
+        .filter(|(_, (number, _, _))| asked(*number))
+        .flat_map(|(index, (_, _, paragraph))| paragraph.qas.iter().map(move |question| (index, question)))
         .collect();
     // Every n-th, so that a small sample is of all articles.
     let step = questions.len().div_ceil(limit.max(1)).max(1);
@@ -129,7 +165,7 @@ async fn run(
             k: None,
             filter: None,
             model: model.map(str::to_owned),
-            explain: false,
+            explain: true,
             writing: Writing::default(),
         };
         let answer = rag.ask_whole(request).await?;
@@ -144,6 +180,9 @@ struct Tally {
     report: AnswerReport,
     citations: usize,
     good_citations: usize,
+    quotes_gold: usize,
+    /// Scores of the answerable and the unanswerable questions.
+    scores: [Vec<f32>; 2],
 }
 
 impl Tally {
@@ -156,6 +195,8 @@ impl Tally {
             Method::Abstained => {}
         }
         let abstained = answer.method == Method::Abstained;
+        let score = answer.explanation.as_ref().and_then(|explanation| explanation.score);
+        self.scores[usize::from(question.is_impossible)].push(score.unwrap_or(f32::NEG_INFINITY));
         if question.is_impossible {
             report.unanswerable += 1;
             report.abstention += f64::from(u8::from(abstained));
@@ -170,6 +211,9 @@ impl Tally {
         report.exact_match += best(&|gold| f64::from(u8::from(scores::exact_match(&plain, gold))));
         report.f1 += best(&|gold| scores::f1(&plain, gold));
         report.contains_gold += best(&|gold| f64::from(u8::from(scores::contains(&plain, gold))));
+        let holds_gold =
+            |quote: &str| question.answers.iter().any(|gold| scores::contains(quote, &gold.text));
+        self.quotes_gold += answer.citations.iter().filter(|citation| holds_gold(&citation.quote)).count();
         self.citations += answer.citations.len();
         self.good_citations +=
             answer.citations.iter().filter(|citation| right(&citation.document_id)).count();
@@ -184,8 +228,23 @@ impl Tally {
         report.abstention = share(report.abstention, report.unanswerable);
         report.seconds = share(report.seconds, report.answerable + report.unanswerable);
         report.citation_precision = share(self.good_citations as f64, self.citations);
+        report.quotes_gold = share(self.quotes_gold as f64, self.citations);
+        report.trade_off = trade_off(self.scores);
         self.report
     }
+}
+
+fn trade_off([mut answerable, unanswerable]: [Vec<f32>; 2]) -> Vec<Cut> {
+    answerable.sort_by(f32::total_cmp);
+    let share = |found: usize, of: usize| found as f64 / of.max(1) as f64;
+    let cut = |kept: f64| {
+        let below = ((1.0 - kept) * answerable.len() as f64).round() as usize;
+        let score = *answerable.get(below)?;
+        let kept = share(answerable.iter().filter(|other| **other >= score).count(), answerable.len());
+        let refused = share(unanswerable.iter().filter(|other| **other < score).count(), unanswerable.len());
+        Some(Cut { score, kept, refused })
+    };
+    KEPT.iter().filter_map(|kept| cut(*kept)).collect()
 }
 
 /// The answer's words without `[n]`.
@@ -200,4 +259,18 @@ fn without_citations(answer: &str) -> String {
         }
     }
     plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trade_off_tells_what_each_cut_keeps_and_refuses() {
+        let answerable: Vec<f32> = (0..100).map(|n| n as f32).collect();
+        let cuts = trade_off([answerable, vec![-1.0, 0.0, 4.5, 50.0]]);
+        assert_eq!(cuts[0], Cut { score: 0.0, kept: 1.0, refused: 0.25 });
+        assert_eq!(cuts[2], Cut { score: 5.0, kept: 0.95, refused: 0.75 });
+        assert!(trade_off([Vec::new(), vec![1.0]]).is_empty());
+    }
 }

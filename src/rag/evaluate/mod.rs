@@ -10,7 +10,7 @@ mod scores;
 mod sts;
 mod vectors;
 
-pub use answers::{AnswerReport, evaluate_answers};
+pub use answers::{AnswerReport, Cut, Half, evaluate_answers};
 pub use bitext::{PairScore, evaluate_bitext, mean as bitext_mean};
 pub use cross_lingual::{CrossLingualReport, evaluate_cross_lingual};
 pub use feedback::{FeedbackReport, evaluate_feedback};
