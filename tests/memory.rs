@@ -37,6 +37,7 @@ async fn the_longest_texts_in_the_largest_batch_are_bounded() {
 /// Run by the test above in a process of its own: prints megabytes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is a part of another test"]
+#[expect(clippy::print_stdout, reason = "the other test reads it")]
 async fn measured() {
     let folder = std::env::var(FOLDER).expect("only the other test runs this one");
     let entry = catalog().embedders.remove(0);
