@@ -17,7 +17,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    ask::{Answer, AskRequest, Cached, NumberedPassage},
+    ask::{Answer, AskRequest, Cached, NumberedPassage, Writing},
     grounding::ask_the_same,
 };
 use crate::{
@@ -37,6 +37,7 @@ pub struct CacheKey {
     model: Option<String>,
     k: usize,
     filter: Option<Filter>,
+    writing: Writing,
 }
 
 /// The answers of this replica, oldest first.
@@ -60,7 +61,8 @@ impl CacheKey {
     /// `collection` must have been looked up before its passages were read.
     pub fn of(request: &AskRequest, k: usize, collection: &Collection) -> Option<Self> {
         // Every field is named: a new one must be thought of here.
-        let AskRequest { caller, collection: _, question: _, k: _, filter, model, explain } = request;
+        let AskRequest { caller, collection: _, question: _, k: _, filter, model, explain, writing } =
+            request;
         (!explain).then(|| Self {
             tenant: caller.tenant,
             collection: collection.id,
@@ -69,6 +71,7 @@ impl CacheKey {
             model: model.clone(),
             k,
             filter: filter.clone(),
+            writing: writing.clone(),
         })
     }
 }

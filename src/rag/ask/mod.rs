@@ -55,7 +55,7 @@ pub struct AskRequest {
 }
 
 /// How a backend is to write; what it writes is checked against the passages all the same.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Writing {
     /// Wishes about the wording. They come after the prompt's rules.
     pub style: Option<String>,
