@@ -9,7 +9,10 @@ use crate::{
     harness::{TestApp, execute, good},
 };
 use ragway::{
-    rag::{ask::AskRequest, ingest::SourceFile},
+    rag::{
+        ask::{AskRequest, Writing},
+        ingest::SourceFile,
+    },
     store::TenantId,
 };
 
@@ -136,6 +139,7 @@ async fn collections_and_tenants_have_answers_of_their_own() {
         filter: None,
         model: None,
         explain: false,
+        writing: Writing::default(),
     };
     assert_eq!(app.rag.ask_whole(request.clone()).await.unwrap().cached, None);
     assert!(app.rag.ask_whole(request).await.unwrap().cached.is_some());
