@@ -195,10 +195,11 @@ impl Asked {
     /// Whether a text holds something of this kind that the question does not say itself.
     fn is_in(self, facts: &Facts, question: &Facts) -> bool {
         let number = || facts.numbers.difference(&question.numbers).next().is_some();
+        let holds = |list: &[&str]| list.iter().any(|word| facts.words.contains(&stem(word)));
         match self {
             Asked::Name => facts.names.difference(&question.words).next().is_some(),
-            Asked::Number => number() || NUMERALS.iter().any(|word| facts.words.contains(*word)),
-            Asked::Time => number() || TIMES.iter().any(|word| facts.words.contains(&stem(word))),
+            Asked::Number => number() || holds(NUMERALS),
+            Asked::Time => number() || holds(TIMES),
             Asked::Anything => true,
         }
     }
@@ -214,7 +215,7 @@ pub fn ask_the_same(a: &str, b: &str) -> bool {
     let may_be_named = |word: &&String| {
         a.names.contains(*word)
             || b.names.contains(*word)
-            || CONTRASTS.contains(&word.as_str())
+            || CONTRASTS.iter().any(|contrast| stem(contrast) == **word)
             || !word.chars().any(|c| c.is_lowercase())
     };
     let shared = a.words.intersection(&b.words).count();
@@ -320,15 +321,15 @@ const NEGATIONS: &[&str] =
 /// Numbers that are written as words.
 const NUMERALS: &[&str] = &[
     "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
-    "hundr", "thousand", "million", "billion", "half", "fre", "free", "doubl", "twice",
+    "hundred", "thousand", "million", "billion", "half", "free", "double", "twice",
 ];
 
-/// Words that turn a question into another one; as stems.
+/// Words that turn a question into another one.
 const CONTRASTS: &[&str] = &[
     "first",
     "last",
     "next",
-    "previou",
+    "previous",
     "early",
     "earliest",
     "late",
@@ -347,7 +348,7 @@ const CONTRASTS: &[&str] = &[
     "fewer",
     "cheap",
     "cheapest",
-    "expensiv",
+    "expensive",
     "high",
     "higher",
     "highest",
@@ -364,11 +365,11 @@ const CONTRASTS: &[&str] = &[
     "smallest",
     "best",
     "worst",
-    "arriv",
+    "arrive",
     "depart",
-    "leav",
+    "leave",
     "open",
-    "clos",
+    "close",
     "begin",
     "start",
     "end",
@@ -387,9 +388,7 @@ const CONTRASTS: &[&str] = &[
     "outer",
     "inside",
     "outside",
-    "morn",
     "morning",
-    "even",
     "evening",
     "night",
     "noon",
@@ -405,32 +404,31 @@ const CONTRASTS: &[&str] = &[
     "women",
     "dog",
     "cat",
-    "singl",
-    "doubl",
+    "single",
+    "double",
     "return",
     "win",
-    "los",
+    "lose",
     "rise",
     "fall",
-    "increas",
-    "decreas",
+    "increase",
+    "decrease",
     "allow",
     "forbid",
     "forbidden",
-    "caus",
+    "cause",
     "effect",
     "parent",
-    "enabl",
-    "disabl",
-    "on",
+    "enable",
+    "disable",
     "off",
     "yes",
     "internal",
     "external",
     "public",
-    "privat",
+    "private",
     "husband",
-    "wif",
+    "wife",
     "mother",
     "father",
 ];

@@ -4,7 +4,10 @@
 //! and what no longer fits is what matters least. Neighbours of one document are
 //! joined at the place of the better one, without the sentences that both hold.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher, RandomState},
+};
 
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -26,7 +29,9 @@ pub(super) struct Block {
 
 /// For each passage the number of a better one that says the same.
 pub(super) fn duplicates(sources: &[NumberedPassage]) -> Vec<Option<usize>> {
-    let shapes: Vec<Shape> = sources.iter().map(|source| Shape::of(&source.passage.content)).collect();
+    let hashes = RandomState::new();
+    let shapes: Vec<Shape> =
+        sources.iter().map(|source| Shape::of(&source.passage.content, &hashes)).collect();
     let mut found: Vec<Option<usize>> = Vec::with_capacity(sources.len());
     for (index, shape) in shapes.iter().enumerate() {
         let earlier = (0..index)
@@ -42,17 +47,17 @@ pub(super) fn duplicates(sources: &[NumberedPassage]) -> Vec<Option<usize>> {
 pub(super) fn fit(
     sources: &[NumberedPassage],
     texts: &[String],
+    duplicates: &[Option<usize>],
     room: usize,
     tokens: impl Fn(&str) -> usize,
 ) -> Vec<PassageUse> {
     let mut left = room;
-    let duplicates = duplicates(sources);
     let uses = sources.iter().zip(texts).zip(duplicates);
     uses.map(|((source, text), duplicate)| {
         let tokens =
             tokens(text) + tokens(source.passage.title.as_deref().unwrap_or_default()) + LABEL_TOKENS;
         let outcome = match duplicate {
-            Some(n) => Use::Duplicate(n),
+            Some(n) => Use::Duplicate(*n),
             None if tokens > left => Use::OverBudget,
             None => {
                 left -= tokens;
@@ -125,20 +130,18 @@ fn overlap(first: &str, second: &str) -> usize {
 /// Tokens of a number and the line ends around a passage, amply.
 const LABEL_TOKENS: usize = 8;
 
-/// What a passage says, coarsely.
+/// What a passage says, coarsely: hashes of its words and of runs of three of them.
 struct Shape {
-    runs: HashSet<Vec<String>>,
-    words: HashSet<String>,
+    runs: HashSet<u64>,
+    words: HashSet<u64>,
 }
 
 impl Shape {
-    fn of(text: &str) -> Self {
-        let words: Vec<String> = text.unicode_words().map(str::to_lowercase).collect();
+    fn of(text: &str, hashes: &RandomState) -> Self {
+        let words: Vec<u64> = text.unicode_words().map(|word| hashes.hash_one(word.to_lowercase())).collect();
         let width = words.len().clamp(1, 3);
-        Self {
-            runs: words.windows(width).map(<[String]>::to_vec).collect(),
-            words: words.into_iter().collect(),
-        }
+        let runs = words.windows(width).map(|run| hashes.hash_one(run)).collect();
+        Self { runs, words: words.into_iter().collect() }
     }
 
     /// Two versions of a text that differ in a number, a name or a "not" are two texts: no word may be new.
@@ -150,32 +153,21 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
     use uuid::Uuid;
 
-    use super::*;
-    use crate::store::FoundPassage;
+    use super::{super::test_source, *};
 
     fn source(n: usize, document: u128, ordinal: i32, content: &str) -> NumberedPassage {
-        let passage = FoundPassage {
-            id: Uuid::from_u128(n as u128),
-            document_id: Uuid::from_u128(document),
-            external_id: None,
-            ordinal,
-            title: None,
-            source: None,
-            format: "text/plain".into(),
-            heading: None,
-            content: content.into(),
-            metadata: Value::Null,
-            similarity: 0.5,
-        };
-        NumberedPassage { n, passage }
+        let mut source = test_source(n, content);
+        source.passage.document_id = Uuid::from_u128(document);
+        source.passage.ordinal = ordinal;
+        source
     }
 
     fn assemble(sources: &[NumberedPassage], room: usize) -> (Vec<Block>, Vec<Use>) {
         let texts: Vec<String> = sources.iter().map(|source| source.passage.content.clone()).collect();
-        let mut uses = fit(sources, &texts, room, |text| text.split_whitespace().count());
+        let words = |text: &str| text.split_whitespace().count();
+        let mut uses = fit(sources, &texts, &duplicates(sources), room, words);
         let blocks = blocks(sources, &texts, &mut uses);
         (blocks, uses.into_iter().map(|passage| passage.outcome).collect())
     }

@@ -95,11 +95,8 @@ fn citation(source: &NumberedPassage, support: &Support, sentence: Range<usize>,
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::{rag::sentences::sentences, store::FoundPassage};
+    use super::{super::test_source, *};
+    use crate::rag::sentences::sentences;
 
     const WORDS: &[&str] = &[
         "ferry",
@@ -133,23 +130,6 @@ mod tests {
         text
     }
 
-    fn source(n: usize, content: String) -> NumberedPassage {
-        let passage = FoundPassage {
-            id: Uuid::now_v7(),
-            document_id: Uuid::now_v7(),
-            external_id: None,
-            ordinal: 0,
-            title: None,
-            source: None,
-            format: "text/plain".into(),
-            heading: None,
-            content,
-            metadata: Value::Null,
-            similarity: 0.5,
-        };
-        NumberedPassage { n, passage }
-    }
-
     fn slice(text: &str, range: &Range<usize>) -> String {
         text.chars().skip(range.start).take(range.len()).collect()
     }
@@ -158,7 +138,7 @@ mod tests {
     async fn places_of_sentences_and_quotes_hold_in_every_script() {
         let mut state = 42;
         for _ in 0..500 {
-            let sources: Vec<_> = (1..4).map(|n| source(n, text(&mut state))).collect();
+            let sources: Vec<_> = (1..4).map(|n| test_source(n, &text(&mut state))).collect();
             let (events, mut receiver) = mpsc::channel(256);
             let mut draft = Draft::new(events);
             let mut written = Vec::new();

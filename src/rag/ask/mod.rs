@@ -283,3 +283,21 @@ fn stream_of(receiver: mpsc::Receiver<Result<AskEvent, RagError>>) -> AskStream 
     })
     .boxed()
 }
+
+#[cfg(test)]
+fn test_source(n: usize, content: &str) -> NumberedPassage {
+    let passage = FoundPassage {
+        id: Uuid::now_v7(),
+        document_id: Uuid::now_v7(),
+        external_id: None,
+        ordinal: 0,
+        title: None,
+        source: None,
+        format: "text/plain".into(),
+        heading: None,
+        content: content.to_owned(),
+        metadata: serde_json::Value::Null,
+        similarity: 0.5,
+    };
+    NumberedPassage { n, passage }
+}

@@ -2,7 +2,7 @@
 
 use super::{
     AskRequest, PassageUse, Use,
-    context::{Block, blocks, fit},
+    context::{Block, blocks},
     reading::Reading,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) fn plan(
     let frame = tokens(backend, &render(rag, asked, &[], backend)?);
     let mut for_passages = room.saturating_sub(frame);
     loop {
-        let mut context = fit(&reading.sources, &texts, for_passages, |text| backend.count_tokens(text));
+        let mut context = reading.fit(&texts, for_passages, |text| backend.count_tokens(text));
         let blocks = blocks(&reading.sources, &texts, &mut context);
         if blocks.is_empty() {
             return Err(ModelError::Unfit {

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{NumberedPassage, PassageUse, Use, context::duplicates};
+use super::{
+    NumberedPassage, PassageUse, Use,
+    context::{duplicates, fit},
+};
 use crate::{
     models::Embedder,
     rag::{
@@ -22,6 +25,8 @@ const MIN_RELEVANCE: f32 = 0.6;
 pub(super) struct Reading {
     pub sources: Vec<NumberedPassage>,
     pub evidence: Evidence,
+    /// For each passage the number of a better one that says the same.
+    duplicates: Vec<Option<usize>>,
     question_vector: Vec<f32>,
     ranking: Option<Vec<Quote>>,
     /// What ranking took.
@@ -31,7 +36,14 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(question: &str, question_vector: Vec<f32>, sources: Vec<NumberedPassage>) -> Self {
         let evidence = Evidence::new(question, sources.iter().map(|source| source.passage.content.as_str()));
-        Self { sources, evidence, question_vector, ranking: None, rank_time: None }
+        Self {
+            duplicates: duplicates(&sources),
+            sources,
+            evidence,
+            question_vector,
+            ranking: None,
+            rank_time: None,
+        }
     }
 
     pub(super) fn source(&self, n: usize) -> Option<&NumberedPassage> {
@@ -63,9 +75,19 @@ impl Reading {
     /// What becomes of each passage where all that is not said twice is read.
     pub(super) fn all_read(&self) -> Vec<PassageUse> {
         let outcome = |duplicate: Option<usize>| duplicate.map_or(Use::Used, Use::Duplicate);
-        let uses = self.sources.iter().zip(duplicates(&self.sources));
-        uses.map(|(source, duplicate)| PassageUse { n: source.n, outcome: outcome(duplicate), tokens: None })
+        let uses = self.sources.iter().zip(&self.duplicates);
+        uses.map(|(source, duplicate)| PassageUse { n: source.n, outcome: outcome(*duplicate), tokens: None })
             .collect()
+    }
+
+    /// What becomes of each passage where `room` tokens are left for them.
+    pub(super) fn fit(
+        &self,
+        texts: &[String],
+        room: usize,
+        tokens: impl Fn(&str) -> usize,
+    ) -> Vec<PassageUse> {
+        fit(&self.sources, texts, &self.duplicates, room, tokens)
     }
 
     /// The text without links and pictures, and without addresses that no passage holds.
@@ -100,8 +122,7 @@ impl Reading {
             Some(ranking) => ranking,
             None => {
                 let started = Instant::now();
-                let duplicates = duplicates(&self.sources);
-                let passages = self.sources.iter().zip(&duplicates).enumerate();
+                let passages = self.sources.iter().zip(&self.duplicates).enumerate();
                 let passages: Vec<(usize, &str)> = passages
                     .filter(|(_, (_, duplicate))| duplicate.is_none())
                     .map(|(index, (source, _))| (index, source.passage.content.as_str()))
