@@ -50,12 +50,16 @@ impl EmbedderKind {
     }
 }
 
-/// Numbers that a model computes with.
+/// Numbers that the products of a model's layers are computed with; everything else is 32-bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     #[default]
     F32,
+    /// Kind `bert` only.
+    Bf16,
+    /// Kind `bert` only.
+    Int8,
 }
 
 /// What a model computes on.
@@ -175,6 +179,12 @@ impl EmbedderEntry {
         }
         if self.cut_dimensions.iter().any(|cut| *cut == 0 || *cut >= self.dimension) {
             return wrong("cut_dimensions must be smaller than dimension");
+        }
+        if self.precision != Precision::F32 && self.kind != EmbedderKind::Bert {
+            return wrong(&format!(
+                "precision: kind `{}` has only \"f32\"; \"bf16\" and \"int8\" belong to kind `bert`",
+                self.kind.name()
+            ));
         }
         match (self.kind, &self.remote) {
             (EmbedderKind::Remote, None) => wrong("kind `remote` needs a table [embedder.remote]"),

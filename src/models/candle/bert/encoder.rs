@@ -6,13 +6,16 @@ use std::{
 };
 
 use ragway_kernels::{
-    Attention, AttentionScratch, Buffer, Epilogue, Isa, PackedMatrix, Team, add_rows, l2_normalize,
+    Attention, AttentionScratch, Buffer, Epilogue, Inputs, Isa, PackedMatrix, Team, add_rows, l2_normalize,
     layer_norm, mean,
 };
 use rayon::prelude::*;
 
 use super::weights::{BertConfig, BertWeights, EmbeddingTable, LayerWeights, LinearWeights, NormWeights};
-use crate::{config::Pooling, models::scheduler::Pause};
+use crate::{
+    config::{Pooling, Precision},
+    models::scheduler::Pause,
+};
 
 /// Tokens that one thread takes through all layers at once: enough that the weights are read from
 /// memory slower than they are used, few enough that the states stay in the second-level cache.
@@ -65,17 +68,27 @@ struct Workspace {
     /// `[tokens, intermediate]`
     inner: Buffer,
     attention: Vec<AttentionScratch>,
+    inputs: Inputs,
 }
 
 impl Encoder {
-    /// Packs the weights. Fails with what does not fit, in words.
-    pub fn new(config: &BertConfig, weights: BertWeights) -> Result<Self, String> {
+    /// Packs the weights of the layers' products in `precision`; all else stays in 32 bits. Fails
+    /// with what does not fit, in words.
+    pub fn new(config: &BertConfig, weights: BertWeights, precision: Precision) -> Result<Self, String> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         if heads == 0 || hidden == 0 || !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(32)
         {
             return Err(format!("{heads} heads of {hidden} numbers: each must have a multiple of 32"));
         }
         let attention = Attention { heads, head_width: hidden / heads };
+        let precision = kernel_precision(precision);
+        if !config.intermediate_size.is_multiple_of(precision.numbers_a_word()) {
+            return Err(format!(
+                "a feed-forward layer of {} numbers: in this precision a multiple of {}",
+                config.intermediate_size,
+                precision.numbers_a_word()
+            ));
+        }
         let BertWeights { word, mut position, token_type, norm, layers } = weights;
         expect("token_type_embeddings", token_type.len(), hidden)?;
         expect("position_embeddings", position.len(), config.max_position_embeddings * hidden)?;
@@ -89,7 +102,7 @@ impl Encoder {
             norm: checked(norm, hidden)?,
             layers: layers
                 .into_iter()
-                .map(|layer| Layer::new(layer, &attention, config.intermediate_size))
+                .map(|layer| Layer::new(layer, &attention, config.intermediate_size, precision))
                 .collect::<Result<_, _>>()?,
             attention,
             epsilon: config.layer_norm_eps,
@@ -173,21 +186,21 @@ impl Encoder {
         let mut workspace =
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         workspace.resize(lengths.iter().sum(), self);
-        let Workspace { states, qkv, context, inner, attention } = &mut workspace;
+        let Workspace { states, qkv, context, inner, attention, inputs } = &mut workspace;
         let (states, qkv) = (states.as_mut_slice(), qkv.as_mut_slice());
         let (context, inner) = (context.as_mut_slice(), inner.as_mut_slice());
         self.look_up(texts, states);
         for layer in &self.layers {
             pause();
-            layer.qkv.multiply(team, states, Epilogue::Store, qkv);
+            layer.qkv.multiply(team, states, Epilogue::Store, qkv, inputs);
             pause();
             self.attention.run(team, qkv, &lengths, context, attention);
-            layer.attention_output.multiply(team, context, Epilogue::Add, states);
+            layer.attention_output.multiply(team, context, Epilogue::Add, states, inputs);
             self.normalise(&layer.attention_norm, states);
             pause();
-            layer.intermediate.multiply(team, states, Epilogue::Gelu, inner);
+            layer.intermediate.multiply(team, states, Epilogue::Gelu, inner, inputs);
             pause();
-            layer.output.multiply(team, inner, Epilogue::Add, states);
+            layer.output.multiply(team, inner, Epilogue::Add, states, inputs);
             self.normalise(&layer.output_norm, states);
         }
         let vectors = self.pool(states, &lengths, pooling);
@@ -240,7 +253,12 @@ fn groups<'a, 'b>(texts: &'a [&'b [u32]]) -> impl Iterator<Item = &'a [&'b [u32]
 }
 
 impl Layer {
-    fn new(weights: LayerWeights, attention: &Attention, intermediate: usize) -> Result<Self, String> {
+    fn new(
+        weights: LayerWeights,
+        attention: &Attention,
+        intermediate: usize,
+        precision: ragway_kernels::Precision,
+    ) -> Result<Self, String> {
         let hidden = attention.heads * attention.head_width;
         let square = |weights| checked_linear(weights, hidden, hidden);
         let mut query = square(weights.query)?;
@@ -251,19 +269,40 @@ impl Layer {
             weight: [query.weight, key.weight, value.weight].concat(),
             bias: [query.bias, key.bias, value.bias].concat(),
         };
+        let pack = |precision, linear: &LinearWeights, inputs| {
+            PackedMatrix::new(precision, &linear.weight, &linear.bias, inputs)
+        };
+        let of_norms = of_norms(precision);
         Ok(Self {
-            qkv: pack(&qkv, hidden),
-            attention_output: pack(&square(weights.attention_output)?, hidden),
+            qkv: pack(of_norms, &qkv, hidden),
+            attention_output: pack(precision, &square(weights.attention_output)?, hidden),
             attention_norm: checked(weights.attention_norm, hidden)?,
-            intermediate: pack(&checked_linear(weights.intermediate, intermediate, hidden)?, hidden),
-            output: pack(&checked_linear(weights.output, hidden, intermediate)?, intermediate),
+            intermediate: pack(
+                of_norms,
+                &checked_linear(weights.intermediate, intermediate, hidden)?,
+                hidden,
+            ),
+            output: pack(precision, &checked_linear(weights.output, hidden, intermediate)?, intermediate),
             output_norm: checked(weights.output_norm, hidden)?,
         })
     }
 }
 
-fn pack(weights: &LinearWeights, inputs: usize) -> PackedMatrix {
-    PackedMatrix::new(&weights.weight, &weights.bias, inputs)
+/// The precision of products whose inputs come from a layer norm. A few of their numbers are ten
+/// times as large as most: in bytes these would have too few steps (cosine 0.995 to 32 bits).
+fn of_norms(precision: ragway_kernels::Precision) -> ragway_kernels::Precision {
+    match precision {
+        ragway_kernels::Precision::Int8 => ragway_kernels::Precision::Bf16,
+        whole => whole,
+    }
+}
+
+fn kernel_precision(precision: Precision) -> ragway_kernels::Precision {
+    match precision {
+        Precision::F32 => ragway_kernels::Precision::F32,
+        Precision::Bf16 => ragway_kernels::Precision::Bf16,
+        Precision::Int8 => ragway_kernels::Precision::Int8,
+    }
 }
 
 fn checked_linear(weights: LinearWeights, outputs: usize, inputs: usize) -> Result<LinearWeights, String> {
