@@ -32,7 +32,7 @@ impl fmt::Display for Pooling {
 /// Two models of one dimension are still two spaces, so the dimension alone
 /// can never decide; the identifier names the weights, not only the model.
 ///
-/// Each precision is a space of its own, though bfloat16 comes within a cosine of 0.9999 of 32 bits:
+/// Each precision is a space of its own, though bfloat16 comes to a cosine of 0.9999 to 32 bits:
 /// a text then has one vector in a space, whichever setting stored or cached it, scores can be
 /// repeated, and a change of setting is seen. Re-embedding leads from one to the other.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -269,31 +269,17 @@ impl Layer {
             weight: [query.weight, key.weight, value.weight].concat(),
             bias: [query.bias, key.bias, value.bias].concat(),
         };
-        let pack = |precision, linear: &LinearWeights, inputs| {
+        let pack = |linear: &LinearWeights, inputs| {
             PackedMatrix::new(precision, &linear.weight, &linear.bias, inputs)
         };
-        let of_norms = of_norms(precision);
         Ok(Self {
-            qkv: pack(of_norms, &qkv, hidden),
-            attention_output: pack(precision, &square(weights.attention_output)?, hidden),
+            qkv: pack(&qkv, hidden),
+            attention_output: pack(&square(weights.attention_output)?, hidden),
             attention_norm: checked(weights.attention_norm, hidden)?,
-            intermediate: pack(
-                of_norms,
-                &checked_linear(weights.intermediate, intermediate, hidden)?,
-                hidden,
-            ),
-            output: pack(precision, &checked_linear(weights.output, hidden, intermediate)?, intermediate),
+            intermediate: pack(&checked_linear(weights.intermediate, intermediate, hidden)?, hidden),
+            output: pack(&checked_linear(weights.output, hidden, intermediate)?, intermediate),
             output_norm: checked(weights.output_norm, hidden)?,
         })
-    }
-}
-
-/// The precision of products whose inputs come from a layer norm. A few of their numbers are ten
-/// times as large as most: in bytes these would have too few steps (cosine 0.995 to 32 bits).
-fn of_norms(precision: ragway_kernels::Precision) -> ragway_kernels::Precision {
-    match precision {
-        ragway_kernels::Precision::Int8 => ragway_kernels::Precision::Bf16,
-        whole => whole,
     }
 }
 
