@@ -12,13 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use candle_core::{D, DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
+use candle_core::{Device, Tensor};
 use ragway::{
     config::{Pooling, Precision},
     models::candle::bert::{
         encoder::Encoder,
+        stock::StockEncoder,
         weights::{BertConfig, BertWeights},
     },
 };
@@ -40,7 +39,7 @@ fn main() -> Result<()> {
     };
     let encoder = load(Precision::F32)?;
     let (bf16, int8) = (load(Precision::Bf16)?, load(Precision::Int8)?);
-    let stock = load_stock(&folder)?;
+    let stock = load_stock(&folder, Device::Cpu)?;
     let texts = texts();
     let ids: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let tokens: usize = ids.iter().map(|text| text.len()).sum();
@@ -48,14 +47,14 @@ fn main() -> Result<()> {
 
     let (mut gemm, mut own, mut padded) = (vec![], vec![], vec![]);
     let (mut packed, mut in_bf16, mut in_int8) = (vec![], vec![], vec![]);
-    let encode = |encoder: &Encoder| seconds(|| encoder.encode(&ids, Pooling::Mean, true, &|| {}).map(drop));
+    let encode = |encoder: &Encoder| seconds(|| encoder.encode(&ids, Pooling::Mean, true).map(drop));
     for _ in 0..TURNS {
         gemm.push(candle_product()?);
         own.push(own_product());
         packed.push(encode(&encoder)?);
         in_bf16.push(encode(&bf16)?);
         in_int8.push(encode(&int8)?);
-        padded.push(seconds(|| stock_all(&stock, &ids))?);
+        padded.push(seconds(|| stock.encode(&ids, Pooling::Mean, true).map(drop))?);
     }
     let peak = gemm.iter().chain(&own).copied().fold(0.0, f64::max);
     println!("2048×384×1536 GFLOP/s: candle's gemm {:.0}, packed {:.0}", most(&gemm), most(&own));
@@ -79,12 +78,27 @@ fn main() -> Result<()> {
         for (name, encoder) in [("f32", &encoder), ("bf16", &bf16), ("int8", &int8)] {
             let mut times = Vec::new();
             for _ in 0..200 {
-                times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true, &|| {}).map(drop))? * 1e3);
+                times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true).map(drop))? * 1e3);
             }
             times.sort_by(f64::total_cmp);
             print!("  {name} {:.2}/{:.2}", times[100], times[190]);
         }
         println!();
+    }
+    match StockEncoder::gpu() {
+        Ok(device) => compare_with_gpu(&encoder, &load_stock(&folder, device)?, &ids)?,
+        Err(reason) => println!("no figures of a GPU: {reason}"),
+    }
+    Ok(())
+}
+
+/// 1,000 texts on both, the second of two passes: the first loads the GPU's kernels.
+fn compare_with_gpu(cpu: &Encoder, gpu: &StockEncoder, texts: &[&[u32]]) -> Result<()> {
+    let texts: Vec<&[u32]> = texts.iter().copied().cycle().take(1000).collect();
+    for _ in 0..2 {
+        let on_cpu = seconds(|| cpu.encode(&texts, Pooling::Mean, true).map(drop))?;
+        let on_gpu = seconds(|| gpu.encode(&texts, Pooling::Mean, true).map(drop))?;
+        println!("1,000 texts: packed on the CPU {on_cpu:.3} s, candle on the GPU {on_gpu:.3} s");
     }
     Ok(())
 }
@@ -109,29 +123,8 @@ fn load(folder: &Path, precision: Precision) -> Result<Encoder> {
     Encoder::new(&config, weights, precision).map_err(anyhow::Error::msg)
 }
 
-fn load_stock(folder: &Path) -> Result<BertModel> {
-    let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
-    let file = std::fs::read(folder.join("model.safetensors"))?;
-    Ok(BertModel::load(VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?, &config)?)
-}
-
-fn stock_all(model: &BertModel, texts: &[&[u32]]) -> candle_core::Result<()> {
-    let mut sorted = texts.to_vec();
-    sorted.sort_by_key(|text| text.len());
-    for texts in sorted.chunks(8) {
-        let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let shape = (texts.len(), longest);
-        let (mut ids, mut mask) = (vec![0u32; shape.0 * shape.1], vec![0f32; shape.0 * shape.1]);
-        for (row, text) in texts.iter().enumerate() {
-            ids[row * longest..][..text.len()].copy_from_slice(text);
-            mask[row * longest..][..text.len()].fill(1.0);
-        }
-        let ids = Tensor::from_vec(ids, shape, &Device::Cpu)?;
-        let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
-        let states = model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-        states.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?.sum(1)?;
-    }
-    Ok(())
+fn load_stock(folder: &Path, device: Device) -> Result<StockEncoder> {
+    StockEncoder::load(folder, device).map_err(anyhow::Error::from_boxed)
 }
 
 /// GFLOP/s of candle's matrix product.

@@ -17,7 +17,8 @@ use ragway::{
     demo,
     models::TextRole,
     rag::{
-        ask::{AskRequest, EXTRACTIVE},
+        Caller,
+        ask::{AskRequest, EXTRACTIVE, Writing},
         embed::EmbedderChoice,
         ingest::SourceFile,
         search::SearchRequest,
@@ -51,15 +52,15 @@ async fn run() -> anyhow::Result<()> {
     let choice = EmbedderChoice::Type("text-embedding".into());
     let passages: Vec<String> = demo::DOCUMENTS.iter().map(|document| document.text.to_owned()).collect();
     measure("embed 1 question", 100, async || {
-        parts.rag.embed(&choice, vec![question.to_owned()], TextRole::Query).await.map(drop)
+        parts.rag.embed(Caller::DEFAULT, &choice, vec![question.to_owned()], TextRole::Query).await.map(drop)
     })
     .await?;
     measure("embed 1 corpus (long texts)", 5, async || {
-        parts.rag.embed(&choice, passages.clone(), TextRole::Passage).await.map(drop)
+        parts.rag.embed(Caller::DEFAULT, &choice, passages.clone(), TextRole::Passage).await.map(drop)
     })
     .await?;
     let search = SearchRequest {
-        tenant: TenantId::DEFAULT,
+        caller: Caller::DEFAULT,
         collection: None,
         query: question.to_owned().into(),
         k: 10,
@@ -68,16 +69,17 @@ async fn run() -> anyhow::Result<()> {
         effort: SearchEffort::Indexed,
     };
     measure("search", 100, async || parts.rag.search(&search).await.map(drop)).await?;
-    let backends = parts.rag.answers().health().into_iter().map(|(name, _)| name);
+    let backends = parts.rag.answers().status().into_iter().map(|backend| backend.name);
     for model in backends.chain([EXTRACTIVE.to_owned()]) {
         let ask = AskRequest {
-            tenant: TenantId::DEFAULT,
+            caller: Caller::DEFAULT,
             collection: None,
             question: question.to_owned(),
             k: None,
             filter: None,
             model: Some(model.clone()),
             explain: false,
+            writing: Writing::default(),
         };
         measure(&format!("ask {model}"), 5, async || parts.rag.ask_whole(ask.clone()).await.map(drop))
             .await?;

@@ -41,7 +41,7 @@ async fn run() -> Result<()> {
     let started = Instant::now();
     let job = tokio::spawn(async move {
         let done = bulk.embed((0..PASSAGES).map(passage).collect(), TextRole::Passage, Lane::Bulk).await;
-        done.map(|done| (done.tokens, started.elapsed()))
+        done.map(|done| (done.tokens.iter().sum::<usize>(), started.elapsed()))
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
     let busy = latencies(&embedder, 300).await?;

@@ -34,14 +34,9 @@ async fn answering(response: ResponseTemplate) -> MockServer {
 }
 
 fn use_remote(setup: &mut Setup, name: &str, server: &MockServer) {
-    let entry = OpenAiEntry {
-        name: name.to_owned(),
-        base_url: format!("{}/v1", server.uri()).parse().unwrap(),
-        model: "m".into(),
-        api_key_env: None,
-        context_tokens: 4096,
-        timeout_ms: 1500,
-    };
+    let url = format!("{}/v1", server.uri()).parse().unwrap();
+    let mut entry = OpenAiEntry::new(name, url, "m", 4096);
+    entry.timeouts.first_byte_ms = 1500;
     setup.backends.push(Arc::new(OpenAiGenerator::new(&entry, None).unwrap()));
 }
 
@@ -142,12 +137,26 @@ async fn the_next_backend_takes_over_and_what_failed_is_told() {
     app.store_ferry().await;
     let body = answer(&app).await;
     assert_eq!((&body["model"], &body["method"]), (&json!("remote"), &json!("generated")));
-    assert_eq!(body["attempts"][0]["model"], "broken");
+    let attempt = &body["attempts"][0];
+    assert_eq!((&attempt["model"], &attempt["tries"]), (&json!("broken"), &json!(1)));
     let health = good(app.get("/health").send().await.unwrap()).await;
     assert_eq!(
         health["answers"],
-        json!([{"model": "broken", "healthy": false}, {"model": "remote", "healthy": true}])
+        json!([{"model": "broken", "healthy": false, "breaker": "closed", "load": 0},
+            {"model": "remote", "healthy": true, "breaker": "closed", "load": 0}])
     );
+    let metrics = app.get("/metrics").send().await.unwrap().text().await.unwrap();
+    for line in [
+        "answer_requests_total{backend=\"broken\",outcome=\"unavailable\"} 1",
+        "answer_requests_total{backend=\"remote\",outcome=\"answered\"} 1",
+        "answer_fallbacks_total{backend=\"broken\"} 1",
+        "answer_tokens_total{backend=\"remote\",direction=\"completion\"} 10",
+        "answer_breaker_state{backend=\"remote\"} 0",
+        "answer_first_byte_seconds_count{backend=\"remote\"} 1",
+        "answer_first_byte_seconds_bucket{backend=\"remote\",le=\"+Inf\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
 }
 
 #[tokio::test]
@@ -190,6 +199,7 @@ async fn a_streamed_answer_equals_the_whole_one() {
     let mut done = events.last().unwrap().1.clone();
     for body in [&mut done, &mut whole] {
         body.as_object_mut().unwrap().remove("elapsed_time");
+        body.as_object_mut().unwrap().remove("answer_id");
     }
     assert_eq!(done, whole);
 }

@@ -136,7 +136,7 @@ impl Embedder for Gated {
                 self.gate.acquire().await.unwrap().forget();
             }
             let vectors = texts.iter().map(|text| vec![3.0, 4.0, text.len() as f32]).collect();
-            Ok(Embeddings { vectors, truncated: Vec::new(), tokens: texts.len() })
+            Ok(Embeddings { vectors, truncated: Vec::new(), tokens: vec![1; texts.len()] })
         }
         .boxed()
     }

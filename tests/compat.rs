@@ -41,7 +41,7 @@ async fn own_vectors(app: &TestApp, texts: &[&str]) -> Vec<Vec<f32>> {
 }
 
 /// An error in OpenAI's shape; its message.
-async fn openai_error(response: Response, status: u16, code: &str, param: Value) -> String {
+pub async fn openai_error(response: Response, status: u16, code: &str, param: Value) -> String {
     let (got, request_id) = (response.status().as_u16(), response.headers().contains_key("x-request-id"));
     let body: Value = response.json().await.unwrap();
     assert_eq!(got, status, "{body}");

@@ -44,10 +44,14 @@ async fn browsers_of_other_origins_are_let_in_only_by_configuration() {
 async fn the_pages_are_served_and_allow_nothing_foreign() {
     let app = TestApp::start().await;
     let page = app.get("/").send().await.unwrap();
-    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    for (name, value) in [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")] {
+        assert_eq!(page.headers()[name], value);
+    }
     let html = page.text().await.unwrap();
     let loaded: Vec<&str> = html.split('"').filter(|part| part.starts_with("ui/")).collect();
     assert!(loaded.len() >= 3);
+    assert!(!html.contains("<style") && !html.contains("style=") && !html.contains("<script>"));
     for asset in loaded {
         assert_eq!(app.get(&format!("/{asset}")).send().await.unwrap().status(), 200, "{asset}");
     }

@@ -13,7 +13,7 @@ type Said<'a> = (Speaker, &'a str);
 fn request(messages: &[Said], max_tokens: usize) -> GenerateRequest {
     let messages =
         messages.iter().map(|(speaker, text)| Message { speaker: *speaker, text: (*text).to_owned() });
-    GenerateRequest { messages: messages.collect(), max_tokens, temperature: 0.0, seed: None }
+    GenerateRequest { messages: messages.collect(), max_tokens, ..GenerateRequest::default() }
 }
 
 async fn read(stream: GenerationStream) -> (Vec<String>, Usage) {

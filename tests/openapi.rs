@@ -18,6 +18,14 @@ async fn the_published_document_is_the_served_one() {
 }
 
 #[test]
+fn a_token_may_be_sent_but_need_not() {
+    let document: Value = serde_json::from_str(&document_json().unwrap()).unwrap();
+    let scheme = &document["components"]["securitySchemes"]["bearerAuth"];
+    assert_eq!((&scheme["type"], &scheme["scheme"]), (&"http".into(), &"bearer".into()));
+    assert_eq!(document["security"], serde_json::json!([{}, {"bearerAuth": []}]));
+}
+
+#[test]
 fn every_operation_is_described_with_its_errors() {
     let document: Value = serde_json::from_str(&document_json().unwrap()).unwrap();
     assert_eq!(document["openapi"], "3.1.0");

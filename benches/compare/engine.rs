@@ -114,7 +114,7 @@ impl Model {
 
     fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         match self {
-            Model::Ragway(encoder) => Ok(encoder.encode(texts, Pooling::Mean, true, &|| {})?),
+            Model::Ragway(encoder) => Ok(encoder.encode(texts, Pooling::Mean, true)?),
             Model::Candle(model) => Ok(stock(model, texts)?),
         }
     }

@@ -57,6 +57,7 @@ impl Parts {
 
     /// Stops what was started.
     pub async fn stop(self) -> Result<()> {
+        write_usage(&self.rag).await;
         self.database.stop().await
     }
 }
@@ -87,7 +88,9 @@ impl Application {
         let handle = self.server.handle();
         // Dropped, by whatever ends this function, it stops the workers.
         let (stop_jobs, jobs_stopped) = oneshot::channel::<()>();
-        let jobs = tokio::spawn(self.rag.run_jobs(jobs_stopped.map(drop)));
+        let jobs = tokio::spawn(self.rag.clone().run_jobs(jobs_stopped.map(drop)));
+        let (stop_accounts, accounts_stopped) = oneshot::channel::<()>();
+        let accounts = tokio::spawn(self.rag.clone().run_accounts(accounts_stopped.map(drop)));
         let mut serving = tokio::spawn(self.server);
         tokio::select! {
             ended = &mut serving => ended??,
@@ -97,7 +100,18 @@ impl Application {
             }
         }
         drop(stop_jobs);
-        Ok(jobs.await?)
+        jobs.await?;
+        drop(stop_accounts);
+        accounts.await?;
+        write_usage(&self.rag).await;
+        Ok(())
+    }
+}
+
+/// Writes what was counted last; that it cannot be keeps nothing else from ending well.
+async fn write_usage(rag: &Rag) {
+    if let Err(error) = rag.ledger().flush().await {
+        tracing::error!(%error, "usage that was counted last is lost: {error}");
     }
 }
 
@@ -108,7 +122,6 @@ struct Fetched {
 }
 
 impl Fetched {
-    /// Also fetches the text embedder, so that what cannot be had is said before a database is made.
     async fn obtain(config: &Config, assets: &Assets) -> Result<Self> {
         let postgres = match &config.database {
             DatabaseSettings::Embedded => {
@@ -116,10 +129,6 @@ impl Fetched {
             }
             DatabaseSettings::External { .. } => None,
         };
-        let route = &config.catalog.routes.embed[TEXT_ROUTE];
-        supply::first_obtainable(&supply::candidates(&config.catalog, &route.candidates), assets)
-            .await?
-            .map_err(|failures| anyhow::anyhow!(supply::all_said(&failures)))?;
         Ok(Self { postgres, local_llm: answers::obtain_local(&config.catalog, assets).await? })
     }
 }

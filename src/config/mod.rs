@@ -7,14 +7,18 @@ mod catalog;
 mod embedder;
 mod environment;
 mod jobs;
+mod llm;
 mod space;
+mod usage;
 
 pub use cache::CacheSettings;
 pub use catalog::*;
 pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
+pub use llm::*;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
+pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-use super::{BUILT_IN, Catalog};
+use super::{BUILT_IN, Catalog, Language, Policy};
 
 fn refusal(text: &str) -> String {
     Catalog::parse(text, "models.toml").unwrap_err().to_string()
@@ -117,5 +117,85 @@ fn entries_that_contradict_themselves_are_refused() {
         assert_ne!(text, changed, "{from}");
         let error = refusal(&changed);
         assert!(error.contains(told), "{told}: {error}");
+    }
+}
+
+/// The built-in catalog with this in the place of its answer routes.
+fn with_answers(routes: &str) -> String {
+    let start = BUILT_IN.find("[routes.answer]").unwrap();
+    let end = BUILT_IN.find("# ── The embedded PostgreSQL").unwrap();
+    format!("{}{routes}\n{}", &BUILT_IN[..start], &BUILT_IN[end..])
+}
+
+#[test]
+fn answer_routes_and_rules_are_read() {
+    let text = with_answers(
+        r#"
+        [routes.answer]
+        policy = "weighted"
+        backends = ["openai", "smollm2-135m-instruct"]
+        weights = { openai = 3 }
+        hedge_after_ms = 800
+        [routes.answer_by_name.private]
+        backends = ["smollm2-135m-instruct"]
+        [[routes.answer_rules]]
+        route = "private"
+        collections = ["salaries"]
+        languages = ["deu", "cmn"]
+        "#,
+    );
+    let routes = Catalog::parse(&text, "models.toml").unwrap().routes;
+    assert_eq!((routes.answer.policy, routes.answer.deadline_ms), (Policy::Weighted, 120_000));
+    assert_eq!(routes.answer_rules[0].languages[0], Language::of("Was kostet ein Fahrrad?").unwrap());
+}
+
+#[test]
+fn answer_routes_that_cannot_be_meant_are_refused_by_their_key() {
+    let answer = |rest: &str| format!("[routes.answer]\nbackends = [\"openai\"]\n{rest}");
+    let named = |rest: &str| answer(&format!("[routes.answer_by_name.x]\nbackends = [\"openai\"]\n{rest}"));
+    let rule = |rest: &str| named(&format!("[[routes.answer_rules]]\nroute = \"x\"\n{rest}"));
+    for (routes, told) in [
+        ("[routes.answer]\nbackends = [\"gpt\"]".to_owned(), "routes.answer: unknown model `gpt`"),
+        ("[routes.answer]\nbackends = [\"openai\", \"openai\"]".to_owned(), "`openai` twice"),
+        (answer("[routes.answer_by_name.x]\nbackends = []"), "routes.answer_by_name.x: backends is empty"),
+        (answer("[routes.answer_by_name.openai]\nbackends = [\"openai\"]"), "an llm has this name"),
+        (answer("[routes.answer_by_name.default]\nbackends = [\"openai\"]"), "stands for routes.answer"),
+        (answer("policy = \"weighted\"\nweights = { gpt = 1 }"), "routes.answer.weights: `gpt` is none"),
+        (answer("weights = { openai = 1 }"), "only policy = \"weighted\""),
+        (answer("policy = \"weighted\"\nweights = { openai = 0 }"), "one must be more than 0"),
+        (answer("policy = \"random\""), "random"),
+        (answer("deadline_ms = 0"), "must be at least 1"),
+        (rule(""), "routes.answer_rules[0]: it has no condition"),
+        (rule("languages = [\"de\"]"), "`de` is no language"),
+        (rule("min_chars = 9\nmax_chars = 8"), "min_chars is more"),
+        (rule("route2 = \"y\""), "route2"),
+        (answer("[[routes.answer_rules]]\nroute = \"y\"\nmin_chars = 9"), "no routes.answer_by_name.y"),
+    ] {
+        let error = refusal(&with_answers(&routes));
+        assert!(error.contains(told), "{told}: {error}");
+    }
+    for (settings, told) in [
+        ("timeout_ms = 5", "timeout_ms"),
+        ("timeouts = { whole_ms = 0 }", "llm `openai`: timeouts"),
+        ("limits = { max_concurrent = 0 }", "max_concurrent"),
+        ("breaker = { error_ratio = 1.5 }", "error_ratio"),
+        ("price = { input_per_million = -1, output_per_million = 0 }", "price"),
+    ] {
+        let text =
+            BUILT_IN.replace("context_tokens = 128_000", &format!("context_tokens = 128_000\n{settings}"));
+        let error = refusal(&text);
+        assert!(error.contains(told), "{told}: {error}");
+    }
+}
+
+/// Of a build for CPUs.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_gpu_is_refused_where_it_cannot_be_used() {
+    for kind in ["bert", "clip"] {
+        let kind = format!("kind = \"{kind}\"\n");
+        let error = refusal(&BUILT_IN.replacen(&kind, &format!("{kind}device = \"cuda\"\n"), 1));
+        let wanted = if kind.contains("clip") { "is for kind `bert`" } else { "--features cuda" };
+        assert!(error.contains("device `cuda`") && error.contains(wanted), "{error}");
     }
 }

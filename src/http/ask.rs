@@ -13,12 +13,14 @@ use super::{
     search::count,
 };
 use crate::{
+    models::router::Attempt,
     rag::{
-        RagError,
-        ask::{Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage},
+        Caller, RagError,
+        ask::{
+            Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage, Writing,
+        },
         filters::parse_filter,
     },
-    store::TenantId,
 };
 
 /// A question.
@@ -52,6 +54,8 @@ pub struct AskBody {
 /// An answer with its sources.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AskResponse {
+    /// Names the answer in feedback.
+    answer_id: Uuid,
     /// `[n]` after a sentence refers to the citation of that number.
     #[schema(example = "A bicycle costs 3 euros each way. [1]")]
     answer: String,
@@ -76,11 +80,19 @@ pub struct AskResponse {
     explain: Option<ExplainBody>,
 }
 
-/// A place in the documents that supports the answer.
+/// A place in the documents that supports one sentence of the answer.
+///
+/// Places are counted in Unicode code points, the end not included, as Python slices strings.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CitationBody {
+    /// The number of the marker in the answer.
     #[schema(example = 1)]
     n: usize,
+    /// Where the cited sentence stands in `answer`: `answer[answer_start:answer_end]`, without its markers.
+    #[schema(example = 0)]
+    answer_start: usize,
+    #[schema(example = 33)]
+    answer_end: usize,
     document_id: Uuid,
     passage_id: Uuid,
     #[schema(example = "Fares")]
@@ -89,6 +101,11 @@ pub struct CitationBody {
     /// The supporting words, as they stand in the passage.
     #[schema(example = "A bicycle costs 3 euros each way.")]
     quote: String,
+    /// Where the quote stands in the passage's text: `text[start:end]` is `quote`.
+    #[schema(example = 9)]
+    start: usize,
+    #[schema(example = 42)]
+    end: usize,
     /// Cosine similarity of question and passage.
     #[schema(example = 0.68)]
     similarity: f32,
@@ -108,6 +125,10 @@ pub struct UsageBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptBody {
     model: String,
+    /// Requests that it got.
+    #[schema(example = 3)]
+    tries: u32,
+    /// What the last one ended with.
     error: String,
 }
 
@@ -172,16 +193,21 @@ pub struct StageBody {
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/api/v1/ask")]
-pub async fn ask(gateway: web::Data<Gateway>, body: web::Json<AskBody>) -> Result<HttpResponse, ApiError> {
+pub async fn ask(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    body: web::Json<AskBody>,
+) -> Result<HttpResponse, ApiError> {
     let body = body.into_inner();
     let request = AskRequest {
-        tenant: TenantId::DEFAULT,
+        caller,
         collection: body.collection,
         question: body.question,
         k: body.k.map(|k| count("k", k)).transpose()?,
         filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
         model: body.model,
         explain: body.explain,
+        writing: Writing::default(),
     };
     let events = gateway.rag.ask(request).await?;
     if body.stream { Ok(stream(events)) } else { Ok(HttpResponse::Ok().json(whole(events).await?)) }
@@ -238,14 +264,17 @@ fn interrupted() -> RagError {
         .into()
 }
 
+impl From<Attempt> for AttemptBody {
+    fn from(attempt: Attempt) -> Self {
+        Self { model: attempt.backend, tries: attempt.tries, error: attempt.error.to_string() }
+    }
+}
+
 fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
     AskResponse {
+        answer_id: answer.id,
         answered: answer.method != Method::Abstained,
-        method: match answer.method {
-            Method::Generated => "generated",
-            Method::Extractive => "extractive",
-            Method::Abstained => "abstained",
-        },
+        method: answer.method.name(),
         answer: answer.text,
         citations: answer.citations.into_iter().map(CitationBody::from).collect(),
         model: answer.model,
@@ -254,11 +283,7 @@ fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
             completion_tokens: answer.usage.completion_tokens,
             total_tokens: answer.usage.prompt_tokens + answer.usage.completion_tokens,
         },
-        attempts: answer
-            .attempts
-            .into_iter()
-            .map(|attempt| AttemptBody { model: attempt.backend, error: attempt.error.to_string() })
-            .collect(),
+        attempts: answer.attempts.into_iter().map(AttemptBody::from).collect(),
         notes: answer.notes,
         elapsed_time: Elapsed::Fixed(answer.elapsed),
         explain: answer.explanation.map(|explanation| explain(explanation, sources)),
@@ -309,11 +334,15 @@ impl From<Citation> for CitationBody {
     fn from(citation: Citation) -> Self {
         Self {
             n: citation.n,
+            answer_start: citation.sentence.start,
+            answer_end: citation.sentence.end,
             document_id: citation.document_id,
             passage_id: citation.passage_id,
             title: citation.title,
             source: citation.source,
             quote: citation.quote,
+            start: citation.place.start,
+            end: citation.place.end,
             similarity: citation.similarity,
             attached: citation.attached,
         }

@@ -22,7 +22,7 @@ pub struct NewCollection {
     /// Letters, digits, `.`, `_` and `-`.
     #[schema(example = "handbook")]
     name: String,
-    /// The model whose space it is bound to; absent: that of the route `text-embedding`.
+    /// The model whose space it is bound to, or a model type; absent: that of the route `text-embedding`.
     #[schema(example = "all-MiniLM-L6-v2")]
     model: Option<String>,
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     models::ModelError,
     rag::{
-        RagError,
+        Caller, RagError,
         ingest::{Ingested, SourceFile},
         jobs::DocumentOutcome,
     },
@@ -302,6 +302,7 @@ fn fifty() -> i64 {
 ))]
 #[post("/api/v1/documents")]
 pub async fn store(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     target: web::Query<Target>,
     request: HttpRequest,
@@ -312,7 +313,7 @@ pub async fn store(
     let mut stored = DocumentsStored { documents: Vec::new(), failed: Vec::new() };
     for (index, file) in files.into_iter().enumerate() {
         let name = file.name.clone().or_else(|| file.title.clone());
-        match gateway.rag.ingest(TenantId::DEFAULT, target.collection.as_deref(), file).await {
+        match gateway.rag.ingest(caller, target.collection.as_deref(), file).await {
             Ok(ingested) => stored.documents.push(ingested.into()),
             Err(error) if many && concerns_one_document(&error) => {
                 let error = ApiError::from(error);
@@ -368,13 +369,14 @@ pub async fn list(
 ))]
 #[post("/api/v1/documents/async")]
 pub async fn store_async(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<DocumentsLater>,
 ) -> Result<HttpResponse, ApiError> {
     let DocumentsLater { collection, documents } = body.into_inner();
     check_count(documents.len())?;
     let files = documents.into_iter().map(SourceFile::try_from).collect::<Result<_, _>>()?;
-    Ok(accepted(gateway.rag.ingest_later(TenantId::DEFAULT, collection.as_deref(), files).await?))
+    Ok(accepted(gateway.rag.ingest_later(caller, collection.as_deref(), files).await?))
 }
 
 /// Get a document

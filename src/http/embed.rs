@@ -14,10 +14,9 @@ use crate::{
     config::TEXT_ROUTE,
     models::TextRole,
     rag::{
-        RagError,
+        Caller, RagError,
         embed::{Embedded, EmbedderChoice},
     },
-    store::TenantId,
 };
 
 /// Texts for the text route, for a named model, or for a model type.
@@ -96,10 +95,11 @@ pub struct CachedEmbedResponse {
 ))]
 #[post("/api/v1/embed")]
 pub async fn embed(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<EmbedRequest>,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
-    Ok(web::Json(respond(&gateway, body.into_inner().wanted()?).await?))
+    Ok(web::Json(respond(caller, &gateway, body.into_inner().wanted()?).await?))
 }
 
 /// Embed texts later
@@ -116,11 +116,12 @@ pub async fn embed(
 ))]
 #[post("/api/v1/embed/async")]
 pub async fn embed_async(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<EmbedRequest>,
 ) -> Result<HttpResponse, ApiError> {
     let wanted = body.into_inner().wanted()?.checked(&gateway).await?;
-    Ok(accepted(gateway.rag.embed_later(TenantId::DEFAULT, &wanted.choice, wanted.texts).await?))
+    Ok(accepted(gateway.rag.embed_later(caller, &wanted.choice, wanted.texts).await?))
 }
 
 /// Embed many texts
@@ -138,6 +139,7 @@ pub async fn embed_async(
 ))]
 #[post("/api/v1/embed/batch")]
 pub async fn embed_batch(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<EmbedRequest>,
 ) -> Result<web::Json<BatchEmbedResponse>, ApiError> {
@@ -145,7 +147,7 @@ pub async fn embed_batch(
     let wanted = body.into_inner().wanted()?;
     let work = async {
         let wanted = wanted.checked(&gateway).await?;
-        gateway.rag.embed_batch(&wanted.choice, wanted.texts, TextRole::Passage).await
+        gateway.rag.embed_batch(caller, &wanted.choice, wanted.texts, TextRole::Passage).await
     };
     let batch = gateway.within_time(work).await?;
     let embedded = EmbedResponse::new(batch.embedded, elapsed);
@@ -167,6 +169,7 @@ pub async fn embed_batch(
 ))]
 #[post("/api/v1/embed/cached")]
 pub async fn embed_cached(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<EmbedRequest>,
 ) -> Result<web::Json<CachedEmbedResponse>, ApiError> {
@@ -174,7 +177,7 @@ pub async fn embed_cached(
     let wanted = body.into_inner().wanted()?;
     let work = async {
         let wanted = wanted.checked(&gateway).await?;
-        gateway.rag.embed_cached(&wanted.choice, wanted.texts, TextRole::Passage).await
+        gateway.rag.embed_cached(caller, &wanted.choice, wanted.texts, TextRole::Passage).await
     };
     let cached = gateway.within_time(work).await?;
     let embedded = EmbedResponse::new(cached.embedded, elapsed);
@@ -197,13 +200,14 @@ pub async fn embed_cached(
 ))]
 #[post("/api/v1/embed/{model_type}")]
 pub async fn embed_typed(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     model_type: web::Path<String>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
     let input = images::read(&gateway, &request, payload).await?;
-    respond_typed(&gateway, EmbedderChoice::Type(model_type.into_inner()), input).await
+    respond_typed(caller, &gateway, EmbedderChoice::Type(model_type.into_inner()), input).await
 }
 
 /// Embed with the model of a type (short path)
@@ -221,13 +225,14 @@ pub async fn embed_typed(
 ))]
 #[post("/embed/{model_type}")]
 pub async fn embed_short(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     model_type: web::Path<String>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
     let input = images::read(&gateway, &request, payload).await?;
-    respond_typed(&gateway, EmbedderChoice::Type(model_type.into_inner()), input).await
+    respond_typed(caller, &gateway, EmbedderChoice::Type(model_type.into_inner()), input).await
 }
 
 /// What a request asks for.
@@ -260,11 +265,11 @@ impl Wanted {
     }
 }
 
-async fn respond(gateway: &Gateway, wanted: Wanted) -> Result<EmbedResponse, ApiError> {
+async fn respond(caller: Caller, gateway: &Gateway, wanted: Wanted) -> Result<EmbedResponse, ApiError> {
     let elapsed = Elapsed::start();
     let work = async {
         let wanted = wanted.checked(gateway).await?;
-        gateway.rag.embed(&wanted.choice, wanted.texts, TextRole::Passage).await
+        gateway.rag.embed(caller, &wanted.choice, wanted.texts, TextRole::Passage).await
     };
     Ok(EmbedResponse::new(gateway.within_time(work).await?, elapsed))
 }
@@ -284,15 +289,18 @@ impl EmbedResponse {
 }
 
 async fn respond_typed(
+    caller: Caller,
     gateway: &Gateway,
     choice: EmbedderChoice,
     input: EmbedInput,
 ) -> Result<web::Json<EmbedResponse>, ApiError> {
     let response = match input {
-        EmbedInput::Texts { texts, truncate } => respond(gateway, Wanted { choice, texts, truncate }).await?,
+        EmbedInput::Texts { texts, truncate } => {
+            respond(caller, gateway, Wanted { choice, texts, truncate }).await?
+        }
         EmbedInput::Images(images) => {
             let elapsed = Elapsed::start();
-            let embedded = gateway.within_time(gateway.rag.embed_images(&choice, images)).await?;
+            let embedded = gateway.within_time(gateway.rag.embed_images(caller, &choice, images)).await?;
             EmbedResponse::new(embedded, elapsed)
         }
     };

@@ -43,6 +43,9 @@ pub const UNKNOWN_MODEL: &str = "unknown_model";
 /// Code of the problem that a model's weights are not here.
 pub const NOT_LOADED: &str = "model_not_loaded";
 
+/// Code of the problem that a caller has used what it may.
+pub const QUOTA_EXCEEDED: &str = "quota_exceeded";
+
 /// What went wrong with a request.
 #[derive(Debug, Clone)]
 pub struct ApiError {
@@ -92,6 +95,11 @@ impl ApiError {
     fn retry_after(self, seconds: u64) -> Self {
         // A client that reads 0 would retry at once.
         Self { retry_after_s: Some(seconds.max(1)), ..self }
+    }
+
+    /// The same with another status and other words.
+    pub fn with_status(self, status: StatusCode, detail: String) -> Self {
+        Self { status, detail, code: "upstream_refused", ..self }
     }
 
     /// Stable name of the problem.
@@ -174,6 +182,11 @@ impl From<RagError> for ApiError {
             RagError::UnknownModel(_) => Self::new(StatusCode::BAD_REQUEST, UNKNOWN_MODEL, detail),
             RagError::UnknownDocument(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
             RagError::UnknownTask(_) => Self::new(StatusCode::NOT_FOUND, "unknown_task", detail),
+            RagError::UnknownAnswer(_) => Self::new(StatusCode::NOT_FOUND, "unknown_answer", detail),
+            RagError::QuotaExceeded(error) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, QUOTA_EXCEEDED, detail)
+                    .retry_after(error.retry_after_s)
+            }
             RagError::NoImage(_) => Self::new(StatusCode::NOT_FOUND, "unknown_document", detail),
             RagError::BadImage(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_image", detail),
             RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),

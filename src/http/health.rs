@@ -8,7 +8,10 @@ use super::{
     Gateway,
     error::{ApiError, Problem},
 };
-use crate::models::embedders::{ModelState, RouteStatus};
+use crate::models::{
+    embedders::{ModelState, RouteStatus},
+    router::{BackendStatus, BreakerState},
+};
 
 /// How ragway is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -60,7 +63,25 @@ impl From<RouteStatus> for RouteHealth {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BackendHealth {
     model: String,
+    /// Whether the last request to it succeeded; true before the first.
     healthy: bool,
+    /// `closed`: asked in its turn; `open`: only when no other is left; `half_open`: one request tries it.
+    #[schema(example = "closed")]
+    breaker: &'static str,
+    /// Requests under way and waiting.
+    #[schema(example = 0)]
+    load: usize,
+}
+
+impl From<BackendStatus> for BackendHealth {
+    fn from(status: BackendStatus) -> Self {
+        let breaker = match status.breaker {
+            BreakerState::Closed => "closed",
+            BreakerState::Open => "open",
+            BreakerState::HalfOpen => "half_open",
+        };
+        Self { model: status.name, healthy: status.healthy, breaker, load: status.load }
+    }
 }
 
 /// Ready, with what is loaded.
@@ -104,13 +125,7 @@ pub async fn health(gateway: web::Data<Gateway>) -> HttpResponse {
         database: if connected { "connected" } else { "unavailable" },
         model: gateway.text_model(),
         models: routes(&gateway),
-        answers: gateway
-            .rag
-            .answers()
-            .health()
-            .into_iter()
-            .map(|(model, healthy)| BackendHealth { model, healthy })
-            .collect(),
+        answers: gateway.rag.answers().status().into_iter().map(BackendHealth::from).collect(),
     };
     let status = if connected { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     HttpResponse::build(status).json(body)
@@ -155,7 +170,9 @@ pub async fn metrics(gateway: web::Data<Gateway>) -> Result<HttpResponse, ApiErr
         let loaded = gateway.metrics.model_loaded.with_label_values(&[model]);
         loaded.set(i64::from(state == ModelState::Loaded));
     }
-    let text = gateway.metrics.render(&gateway.rag.cache().counts()).map_err(|error| {
+    let rag = &gateway.rag;
+    let text = gateway.metrics.render(&rag.cache().counts(), &rag.answers().status(), &rag.ledger().totals());
+    let text = text.map_err(|error| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string())
     })?;
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))

@@ -5,6 +5,8 @@
 //! | `/embed/{model_type}`, `/api/v1/embed…` | `embed` |
 //! | `/api/v1/search` | `search` |
 //! | `/api/v1/ask` | `ask` |
+//! | `/api/v1/feedback` | `feedback` |
+//! | `/api/v1/usage` | `usage` |
 //! | `/v1/…`, TEI's and Infinity's paths | `compat` |
 //! | `/api/v1/documents…` | `documents`, `upload`, `images` |
 //! | `/api/v1/collections…` | `collections`, `reembed` |
@@ -17,12 +19,14 @@
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
 mod ask;
+mod caller;
 mod collections;
 mod compat;
 mod documents;
 mod embed;
 pub mod error;
 mod extractors;
+mod feedback;
 mod fetch;
 mod health;
 mod images;
@@ -33,6 +37,7 @@ mod reembed;
 mod search;
 mod tasks;
 mod upload;
+mod usage;
 
 use std::{
     net::TcpListener,
@@ -47,7 +52,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     config::{CorsSettings, TEXT_ROUTE},
     metrics::Metrics,
-    models::ModelError,
+    models::deadline::Deadline,
     rag::{Rag, RagError},
 };
 use error::ApiError;
@@ -86,6 +91,8 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
                 async move { unmatched(&request, &known).error_response() }
             }))
     });
+    // Without it a handler goes on after its client has left: see ARCHITECTURE, "Clients that leave".
+    let server = server.h1_allow_half_closed(false);
     Ok(server.workers(workers).disable_signals().shutdown_timeout(10).listen(listener)?.run())
 }
 
@@ -99,9 +106,10 @@ impl Gateway {
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.
     async fn within_time<T>(&self, work: impl Future<Output = Result<T, RagError>>) -> Result<T, ApiError> {
         let limit = Duration::from_millis(self.rag.catalog().http.request_timeout_ms);
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ModelError::TimedOut { model: self.text_model(), after: limit }.into()),
+        let deadline = Deadline::after(limit);
+        match deadline.hold(work).await {
+            Some(result) => Ok(result?),
+            None => Err(deadline.missed(self.text_model()).into()),
         }
     }
 

@@ -3,14 +3,17 @@
 use actix_web::{App, web};
 use utoipa::{
     OpenApi as _,
-    openapi::{HttpMethod, OpenApi},
+    openapi::{
+        HttpMethod, OpenApi,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use super::{
     ask, collections,
-    compat::{infinity, openai, tei},
-    documents, embed, health, images, reembed, search, tasks,
+    compat::{chat, infinity, openai, tei},
+    documents, embed, feedback, health, images, reembed, search, tasks, usage,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -29,6 +32,7 @@ use super::{
         (name = "collections", description = "Named sets of documents, each of one embedding space"),
         (name = "embed", description = "Texts or images in, vectors out"),
         (name = "tasks", description = "What was queued: how far it is, what came out"),
+        (name = "usage", description = "Tokens, cost and quotas"),
         (name = "openai", description = "For OpenAI's clients"),
         (name = "tei", description = "For clients of text-embeddings-inference"),
         (name = "infinity", description = "For clients of Infinity"),
@@ -37,10 +41,21 @@ use super::{
 )]
 struct Base;
 
+/// Name of the scheme by which clients may say who they are.
+const BEARER: &str = "bearerAuth";
+
 /// The document, as served at `/openapi.json` and published in `openapi/`.
 pub fn document() -> OpenApi {
-    let (_, document) =
+    let (_, mut document) =
         App::new().into_utoipa_app().openapi(Base::openapi()).configure(api).split_for_parts();
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("Sent where it is given; an installation without accounts asks for none."))
+        .build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(token));
+    // Either none or a token: the empty requirement makes it optional.
+    document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new(BEARER, [""; 0])]);
     document
 }
 
@@ -57,6 +72,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
 fn api(config: &mut ServiceConfig<'_>) {
     config
         .service(ask::ask)
+        .service(feedback::rate)
+        .service(usage::show)
         .service(search::search)
         .service(documents::store)
         .service(documents::store_async)
@@ -84,6 +101,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(openai::embeddings)
         .service(openai::models)
         .service(openai::model)
+        .service(chat::completions)
         .service(tei::embed)
         .service(tei::similarity)
         .service(tei::tokenize)

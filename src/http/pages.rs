@@ -8,17 +8,27 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{Gateway, error::ApiError};
 
 /// Nothing from elsewhere, nothing inline: what a document says cannot run.
-const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Name, media type and content of what the page loads.
 const ASSETS: &[(&str, &str, &str)] = &[
-    ("style.css", "text/css; charset=utf-8", include_str!("ui/style.css")),
+    ("style.css", STYLE, include_str!("ui/style.css")),
+    ("parts.css", STYLE, include_str!("ui/parts.css")),
+    ("theme.js", JAVASCRIPT, include_str!("ui/theme.js")),
     ("app.js", JAVASCRIPT, include_str!("ui/app.js")),
+    ("answer.js", JAVASCRIPT, include_str!("ui/answer.js")),
+    ("collections.js", JAVASCRIPT, include_str!("ui/collections.js")),
+    ("feedback.js", JAVASCRIPT, include_str!("ui/feedback.js")),
+    ("passage.js", JAVASCRIPT, include_str!("ui/passage.js")),
     ("render.js", JAVASCRIPT, include_str!("ui/render.js")),
     ("server.js", JAVASCRIPT, include_str!("ui/server.js")),
+    ("settings.js", JAVASCRIPT, include_str!("ui/settings.js")),
     ("upload.js", JAVASCRIPT, include_str!("ui/upload.js")),
+    ("words.js", JAVASCRIPT, include_str!("ui/words.js")),
     ("icon.svg", "image/svg+xml", include_str!("ui/icon.svg")),
 ];
+const STYLE: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Adds the pages; they are not part of the published API.

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     rag::{
+        Caller,
         filters::parse_filter,
         search::{Query, SearchRequest},
     },
-    store::{FoundPassage, SearchEffort, TenantId},
+    store::{FoundPassage, SearchEffort},
 };
 
 /// What is looked for.
@@ -125,13 +126,14 @@ impl From<FoundPassage> for SearchResult {
 ))]
 #[post("/api/v1/search")]
 pub async fn search(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<SearchBody>,
 ) -> Result<web::Json<SearchResponse>, ApiError> {
     let elapsed = Elapsed::start();
     let body = body.into_inner();
     let request = SearchRequest {
-        tenant: TenantId::DEFAULT,
+        caller,
         collection: body.collection,
         query: query(&gateway, body.query, body.image.as_deref()).await?,
         k: count("k", body.k)?,

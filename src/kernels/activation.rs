@@ -19,13 +19,6 @@ pub(crate) fn gelu_vector<V: Vector>(x: V) -> V {
     half.mul_add(erf, half)
 }
 
-/// `x · σ(1.702 x)`, the activation of CLIP.
-#[inline(always)]
-pub(crate) fn quick_gelu_vector<V: Vector>(x: V) -> V {
-    let power = x.mul(V::splat(-1.702 * std::f32::consts::LOG2_E));
-    x.div(exp2_vector(power).add(V::splat(1.0)))
-}
-
 /// `2ˣ` to 1e-7 of its value; what is under 2⁻¹²⁶ or over 2¹²⁶ is taken as that.
 #[inline(always)]
 pub(crate) fn exp2_vector<V: Vector>(x: V) -> V {
@@ -59,11 +52,6 @@ fn polynomial<V: Vector, const N: usize>(x: V, coefficients: &[f32; N]) -> V {
 /// The activation of BERT for one number.
 pub fn gelu(x: f32) -> f32 {
     first_lane(gelu_vector(Portable::splat(x)))
-}
-
-/// The activation of CLIP for one number.
-pub fn quick_gelu(x: f32) -> f32 {
-    first_lane(quick_gelu_vector(Portable::splat(x)))
 }
 
 fn first_lane(vector: Portable) -> f32 {

@@ -20,7 +20,7 @@ mod team;
 mod tests;
 mod vector;
 
-pub use activation::{gelu, quick_gelu};
+pub use activation::gelu;
 pub use attention::{Attention, AttentionScratch};
 pub use buffer::Buffer;
 pub use matmul::{Epilogue, Inputs, PackedMatrix, Precision};

@@ -5,7 +5,9 @@
 
 pub mod cache;
 pub mod candle;
+pub mod deadline;
 pub mod embedders;
+pub mod forward;
 pub mod images;
 pub mod openai;
 pub mod remote;
@@ -79,8 +81,8 @@ pub struct Embeddings {
     pub vectors: Vec<Vec<f32>>,
     /// Indices of texts that were longer than the model reads; only their beginning counted.
     pub truncated: Vec<usize>,
-    /// Tokens read, special tokens included.
-    pub tokens: usize,
+    /// Tokens read of each text, special tokens included; 0 where a server does not tell.
+    pub tokens: Vec<usize>,
 }
 
 /// Turns texts, and with some models images, into vectors of one space.
@@ -105,8 +107,8 @@ pub trait Embedder: Send + Sync {
     /// Embeds a batch of texts. An empty batch gives no vectors. Dropping the future cancels the
     /// work that has not begun.
     ///
-    /// Fails with [`ModelError::Overloaded`] when the queue is full and with
-    /// [`ModelError::Failed`] when the forward pass fails or gives a number that is not finite.
+    /// Fails with [`ModelError::Overloaded`] when the queue is full, with [`ModelError::TimedOut`] when
+    /// the caller's [`deadline`] passes, and with [`ModelError::Failed`] when the forward pass fails or gives a number that is not finite.
     fn embed(
         &self,
         texts: Vec<String>,
@@ -171,15 +173,20 @@ pub struct Message {
 }
 
 /// What a generator is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct GenerateRequest {
     pub messages: Vec<Message>,
     /// Upper bound of generated tokens.
     pub max_tokens: usize,
     /// 0 means greedy.
     pub temperature: f32,
+    /// Sample only from the likeliest tokens that together have this probability, over 0 and at
+    /// most 1; none means all tokens.
+    pub top_p: Option<f32>,
     /// Makes sampling repeatable where the backend supports it.
     pub seed: Option<u64>,
+    /// The answer ends before the first of these strings.
+    pub stop: Vec<String>,
 }
 
 /// A part of a generated answer.
@@ -215,6 +222,11 @@ pub trait Generator: Send + Sync {
     /// Starts a generation. A failure before the first text comes as the future's error or as the
     /// stream's first item, one after it as the last item.
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<GenerationStream, ModelError>>;
+
+    /// How a client's own request can be passed on; none where only [`Generator::generate`] works.
+    fn forwarder(&self) -> Option<&dyn forward::Forwarder> {
+        None
+    }
 }
 
 /// Why a model did not do what it was asked.

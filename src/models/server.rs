@@ -8,11 +8,12 @@ use reqwest::{
     header::{HeaderMap, RETRY_AFTER},
 };
 use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 use super::ModelError;
 
 /// Pause after a 429 that names none.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Longest part of a server's message that is passed on, in characters.
 const MESSAGE_LENGTH: usize = 300;
 
@@ -107,9 +108,19 @@ fn is_about_length(body: &str) -> bool {
     .any(|words| body.contains(words))
 }
 
-/// `Retry-After` in seconds (RFC 9110, 10.2.3); its form as a date is not read.
+/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), or OpenAI's `retry-after-ms`.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let seconds = match text("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok()) {
+        Some(ms) => ms / 1000.0,
+        None => {
+            let value = text(RETRY_AFTER.as_str())?;
+            value.parse().ok().or_else(|| {
+                let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
+                Some((date - OffsetDateTime::now_utc()).as_seconds_f64().max(0.0))
+            })?
+        }
+    };
     Duration::try_from_secs_f64(seconds.min(3600.0)).ok()
 }
 
@@ -119,13 +130,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection where nothing else is configured.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client for the server at `base_url`; what runs on this machine is asked without a proxy.
-pub fn client(base_url: &url::Url) -> reqwest::Result<reqwest::Client> {
+pub fn client(base_url: &url::Url, connect_timeout: Duration) -> reqwest::Result<reqwest::Client> {
     crate::tls::install();
-    let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+    let http = reqwest::Client::builder().connect_timeout(connect_timeout);
     if is_this_machine(base_url) { http.no_proxy().build() } else { http.build() }
 }
 

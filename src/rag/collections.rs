@@ -9,7 +9,7 @@ use crate::{
 const MAX_NAME_BYTES: usize = 128;
 
 impl Rag {
-    /// Makes a collection bound to the space of `model`, or of the text route's.
+    /// Makes a collection bound to the space of `model`, a name or a model type, or of the text route's.
     pub async fn create_collection(
         &self,
         tenant: TenantId,
@@ -18,6 +18,9 @@ impl Rag {
     ) -> Result<Collection, RagError> {
         check_name(name)?;
         let choice = match model {
+            Some(model) if self.catalog.routes.embed.contains_key(model) => {
+                EmbedderChoice::Type(model.to_owned())
+            }
             Some(model) => EmbedderChoice::Model(model.to_owned()),
             None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
         };

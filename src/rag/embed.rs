@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Rag, RagError};
+use super::{
+    Caller, Rag, RagError,
+    usage::{Operation, Tokens},
+};
 use crate::{
     config::EmbeddingSpace,
     models::{Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole},
@@ -33,7 +36,7 @@ impl Embedded {
             vectors: embeddings.vectors,
             space: embedder.space().clone(),
             truncated: embeddings.truncated,
-            tokens: embeddings.tokens,
+            tokens: embeddings.tokens.iter().sum(),
         }
     }
 }
@@ -42,15 +45,17 @@ impl Rag {
     /// Embeds texts as passages; see [`TextRole`].
     pub async fn embed(
         &self,
+        caller: Caller,
         choice: &EmbedderChoice,
         texts: Vec<String>,
         role: TextRole,
     ) -> Result<Embedded, RagError> {
         let embedder = self.embedder(choice).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
+        self.ledger().admit(caller).await?;
         let _waiting = self.load.enter();
         let embeddings = embedder.embed(texts, role, Lane::Interactive).await?;
-        Ok(Embedded::new(embeddings, embedder.as_ref()))
+        Ok(self.counted(caller, Embedded::new(embeddings, embedder.as_ref())))
     }
 
     /// Refuses texts that the model would not read whole, before it reads any.
@@ -85,13 +90,22 @@ impl Rag {
     /// Embeds pictures, with a model that reads them.
     pub async fn embed_images(
         &self,
+        caller: Caller,
         choice: &EmbedderChoice,
         images: Vec<EncodedImage>,
     ) -> Result<Embedded, RagError> {
         let embedder = self.embedder(choice).await?;
         check_count("image", images.len(), self.catalog.http.max_texts)?;
+        self.ledger().admit(caller).await?;
         let embeddings = embedder.embed_images(images, Lane::Interactive).await?;
-        Ok(Embedded::new(embeddings, embedder.as_ref()))
+        Ok(self.counted(caller, Embedded::new(embeddings, embedder.as_ref())))
+    }
+
+    /// Charges the caller for vectors.
+    pub(super) fn counted(&self, caller: Caller, embedded: Embedded) -> Embedded {
+        let tokens = Tokens { embedded: embedded.tokens, ..Tokens::default() };
+        self.ledger().record(caller, Operation::Embed, &embedded.space.model, tokens);
+        embedded
     }
 
     /// The embedder that a request means, loaded.

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{
-    Rag, RagError,
+    Caller, Rag, RagError,
     embed::{Embedded, EmbedderChoice, check_texts},
 };
 use crate::models::{Lane, TextRole, vectors::scale_to_one};
@@ -37,11 +37,13 @@ impl Rag {
     /// [`Rag::embed`] in the lane of bulk work, a batch at a time; see [`batch_size`].
     pub async fn embed_batch(
         &self,
+        caller: Caller,
         choice: &EmbedderChoice,
         texts: Vec<String>,
         role: TextRole,
     ) -> Result<EmbeddedBatch, RagError> {
         check_texts(&texts, self.catalog.http.max_texts)?;
+        self.ledger().admit(caller).await?;
         let embedder = self.embedder(choice).await?;
         let mut embedded = Embedded {
             vectors: Vec::with_capacity(texts.len()),
@@ -59,24 +61,26 @@ impl Rag {
             batch.vectors.iter_mut().for_each(|vector| scale_to_one(vector));
             embedded.vectors.append(&mut batch.vectors);
             embedded.truncated.extend(batch.truncated.into_iter().map(|index| done + index));
-            embedded.tokens += batch.tokens;
+            embedded.tokens += batch.tokens.iter().sum::<usize>();
         }
-        Ok(EmbeddedBatch { embedded, batch_size: largest })
+        Ok(EmbeddedBatch { embedded: self.counted(caller, embedded), batch_size: largest })
     }
 
     /// [`Rag::embed`] that computes only what the cache does not hold.
     pub async fn embed_cached(
         &self,
+        caller: Caller,
         choice: &EmbedderChoice,
         texts: Vec<String>,
         role: TextRole,
     ) -> Result<EmbeddedCached, RagError> {
         check_texts(&texts, self.catalog.http.max_texts)?;
+        self.ledger().admit(caller).await?;
         let embedder = self.embedder(choice).await?;
         let _waiting = self.load.enter();
         let cached = self.cache.embed(&embedder, texts, role, Lane::Interactive).await?;
         Ok(EmbeddedCached {
-            embedded: Embedded::new(cached.embeddings, embedder.as_ref()),
+            embedded: self.counted(caller, Embedded::new(cached.embeddings, embedder.as_ref())),
             hits: cached.hits,
         })
     }

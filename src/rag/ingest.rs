@@ -7,17 +7,18 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Rag, RagError,
+    Caller, Rag, RagError,
     chunk::{Chunk, ChunkLimits, chunk},
     extract::{Format, extract},
     filters::refuse_nul,
     pictures::{is_picture, picture},
     reembed::LOOK_UPS,
+    usage::{Operation, Tokens},
 };
 use crate::{
     config::EmbeddingSpace,
     models::{Embedder, Lane, TextRole},
-    store::{Collection, DocumentStep, NewDocument, NewPassage, PassageSet, Saved, StoreError, TenantId},
+    store::{Collection, DocumentStep, NewDocument, NewPassage, PassageSet, Saved, StoreError},
 };
 
 /// Passages embedded in one call; between two calls other requests get their turn.
@@ -78,21 +79,24 @@ impl Rag {
     /// Extracts, cuts, embeds and stores one file. All of it or nothing.
     pub async fn ingest(
         &self,
-        tenant: TenantId,
+        caller: impl Into<Caller>,
         collection: Option<&str>,
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
-        self.ingest_recorded(tenant, collection, file, None).await
+        let caller = caller.into();
+        self.ledger().admit(caller).await?;
+        self.ingest_recorded(caller, collection, file, None).await
     }
 
     /// [`Rag::ingest`] as a step of a job: recorded when the document is stored, and only then.
     pub(super) async fn ingest_recorded(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         named: Option<&str>,
         file: SourceFile,
         step: Option<&DocumentStep<'_>>,
     ) -> Result<Ingested, RagError> {
+        let tenant = caller.tenant;
         let mut collection = self.collection_to_fill(tenant, named).await?;
         self.embedder_of(&collection).await?;
         check_labels(&file)?;
@@ -103,7 +107,7 @@ impl Rag {
         }
         let mut sets = Vec::new();
         for _ in 1..LOOK_UPS {
-            self.embed_for(&collection, &document, &mut sets).await?;
+            self.embed_for(caller, &collection, &document, &mut sets).await?;
             match self.store.save_document(tenant, &collection, &document, &sets, step).await {
                 Err(StoreError::SpacesChanged(_)) => {
                     collection = self.collection_to_fill(tenant, named).await?;
@@ -126,6 +130,7 @@ impl Rag {
     /// embedded into that space before searches read it.
     async fn embed_for(
         &self,
+        caller: Caller,
         collection: &Collection,
         document: &NewDocument,
         sets: &mut Vec<PassageSet>,
@@ -135,7 +140,15 @@ impl Rag {
                 continue;
             }
             match self.embedded_passages(collection, space, &Content::of(document)).await {
-                Ok(passages) => sets.push(PassageSet { space: space.clone(), passages }),
+                Ok((passages, tokens)) => {
+                    let ledger = self.ledger();
+                    if *space == collection.space {
+                        ledger.record(caller, Operation::Ingest, &space.model, tokens);
+                    } else {
+                        ledger.record_beside(caller, Operation::Ingest, &space.model, tokens);
+                    }
+                    sets.push(PassageSet { space: space.clone(), passages });
+                }
                 Err(error) if *space != collection.space => {
                     tracing::warn!(%error, space = space.id, "a document is left to the re-embedding: {error}");
                 }
@@ -145,17 +158,17 @@ impl Rag {
         Ok(())
     }
 
-    /// Embeds what a document holds with the space's model.
+    /// Embeds what a document holds with the space's model; also what that took.
     pub(super) async fn embedded_passages(
         &self,
         collection: &Collection,
         space: &EmbeddingSpace,
         content: &Content<'_>,
-    ) -> Result<Vec<NewPassage>, RagError> {
+    ) -> Result<(Vec<NewPassage>, Tokens), RagError> {
         let embedder = self.embedder_of_space(collection, space).await?;
-        let passages = match content {
+        let (passages, embedded) = match content {
             Content::Picture { caption, image } => {
-                vec![self.embedded_picture(embedder.as_ref(), caption, image).await?]
+                (vec![self.embedded_picture(embedder.as_ref(), caption, image).await?], 0)
             }
             Content::Text { title, format, text } => {
                 self.embedded_text(&embedder, *title, *format, text).await?
@@ -167,18 +180,18 @@ impl Rag {
                 stored: space.id.clone(),
                 known: format!("a vector of {} dimensions", passage.vector.len()),
             }),
-            None => Ok(passages),
+            None => Ok((passages, Tokens { embedded, ..Tokens::default() })),
         }
     }
 
-    /// Cuts a text by what the model reads, and embeds the passages.
+    /// Cuts a text by what the model reads, and embeds the passages; also the tokens read.
     async fn embedded_text(
         &self,
         embedder: &Arc<dyn Embedder>,
         title: Option<&str>,
         format: Format,
         text: &str,
-    ) -> Result<Vec<NewPassage>, RagError> {
+    ) -> Result<(Vec<NewPassage>, usize), RagError> {
         let settings = &self.catalog.ingest;
         let limits = ChunkLimits {
             max_tokens: settings
@@ -191,17 +204,18 @@ impl Rag {
             chunk(&text, format, limits, &|text| counter.count_tokens(text))
         })
         .await?;
-        let mut passages = Vec::with_capacity(chunks.len());
+        let (mut passages, mut tokens) = (Vec::with_capacity(chunks.len()), 0);
         for batch in chunks.chunks(EMBED_BATCH) {
             let texts = batch.iter().map(|chunk| with_context(embedder.as_ref(), title, chunk)).collect();
             let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
+            tokens += embeddings.tokens.iter().sum::<usize>();
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
                 heading: chunk.heading.clone(),
                 content: chunk.text.clone(),
                 vector,
             }));
         }
-        Ok(passages)
+        Ok((passages, tokens))
     }
 }
 

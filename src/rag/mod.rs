@@ -4,6 +4,8 @@
 //! *search*; each file calls the one before it.
 
 pub mod ask;
+mod caller;
+pub mod chat;
 pub mod chunk;
 pub mod citations;
 pub mod collections;
@@ -13,6 +15,7 @@ pub mod embed_batch;
 pub mod evaluate;
 pub mod extract;
 pub mod extractive;
+pub mod feedback;
 pub mod filters;
 pub mod grounding;
 pub mod ingest;
@@ -23,6 +26,9 @@ pub mod reembed;
 pub mod search;
 pub mod sentences;
 mod tokens;
+pub mod usage;
+
+pub use caller::Caller;
 
 use std::sync::Arc;
 
@@ -47,6 +53,7 @@ pub struct Rag {
     job_added: Arc<Notify>,
     pub(crate) cache: EmbeddingCache,
     pub(crate) load: embed_batch::Load,
+    ledger: Arc<usage::Ledger>,
 }
 
 /// The collection that is meant when a request names none.
@@ -64,6 +71,7 @@ impl Rag {
     ) -> Self {
         Self {
             job_settings: catalog.jobs.clone(),
+            ledger: Arc::new(usage::Ledger::new(&catalog, store.clone())),
             catalog,
             store,
             embedders,
@@ -118,6 +126,12 @@ pub enum RagError {
     /// No document of this id.
     #[error("there is no document {0}")]
     UnknownDocument(uuid::Uuid),
+    /// No answer of this id, or none of the caller's, any more.
+    #[error("there is no answer {0}; answers can be rated for a limited time")]
+    UnknownAnswer(uuid::Uuid),
+    /// The caller has used what it may.
+    #[error(transparent)]
+    QuotaExceeded(#[from] usage::QuotaExceeded),
     /// No document of this id that is a picture.
     #[error("there is no document {0} with an image")]
     NoImage(uuid::Uuid),
@@ -168,6 +182,8 @@ impl RagError {
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::UnknownAnswer(_)
+            | RagError::QuotaExceeded(_)
             | RagError::NoImage(_)
             | RagError::BadImage(_)
             | RagError::SpaceMismatch { .. }
@@ -204,6 +220,8 @@ impl RagError {
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
             | RagError::UnknownTask(_)
+            | RagError::UnknownAnswer(_)
+            | RagError::QuotaExceeded(_)
             | RagError::NoImage(_)
             | RagError::BadImage(_)
             | RagError::SpaceMismatch { .. }

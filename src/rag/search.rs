@@ -5,7 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{DEFAULT_COLLECTION, Rag, RagError, pictures::image_vector, reembed::LOOK_UPS};
+use super::{
+    Caller, DEFAULT_COLLECTION, Rag, RagError,
+    pictures::image_vector,
+    reembed::LOOK_UPS,
+    usage::{Operation, Tokens},
+};
 use crate::{
     config::EmbeddingSpace,
     models::{Embedder, EncodedImage, Lane, TextRole},
@@ -20,7 +25,7 @@ pub const MAX_QUERY_BYTES: usize = 32 << 10;
 /// What is looked for, and where.
 #[derive(Debug, Clone)]
 pub struct SearchRequest {
-    pub tenant: TenantId,
+    pub caller: Caller,
     /// Absent: the collection `default`.
     pub collection: Option<String>,
     pub query: Query,
@@ -52,6 +57,8 @@ pub struct SearchOutcome {
     pub collection: Collection,
     /// The query's vector, in the collection's space.
     pub vector: Vec<f32>,
+    /// Tokens of the query.
+    pub tokens: usize,
     pub embed_time: Duration,
     pub search_time: Duration,
 }
@@ -59,6 +66,14 @@ pub struct SearchOutcome {
 impl Rag {
     /// Finds passages. The query is embedded again when the collection went over to another space meanwhile.
     pub async fn search(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
+        let found = self.find(request).await?;
+        let tokens = Tokens { embedded: found.tokens, ..Tokens::default() };
+        self.ledger().record(request.caller, Operation::Search, &found.collection.space.model, tokens);
+        Ok(found)
+    }
+
+    /// [`Rag::search`] as a part of something else, which charges the caller.
+    pub(super) async fn find(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         if let Query::Text(text) = &request.query {
             check_query("query", text)?;
         }
@@ -68,6 +83,7 @@ impl Rag {
         if let Some(threshold) = request.threshold.filter(|given| !(-1.0..=1.0).contains(given)) {
             return Err(RagError::Invalid(format!("threshold: must be between -1 and 1, is {threshold}")));
         }
+        self.ledger().admit(request.caller).await?;
         for _ in 1..LOOK_UPS {
             match self.search_space(request).await {
                 Err(RagError::Store(StoreError::SpacesChanged(_))) => {}
@@ -79,19 +95,20 @@ impl Rag {
 
     /// Searches the space that is live now.
     async fn search_space(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
-        let collection = self.collection_or_default(request.tenant, request.collection.as_deref()).await?;
+        let collection =
+            self.collection_or_default(request.caller.tenant, request.collection.as_deref()).await?;
         let embedder = self.embedder_of(&collection).await?;
         let min_similarity = request.threshold.unwrap_or_else(|| self.min_similarity(&collection));
         let started = Instant::now();
         let waiting = self.load.enter();
-        let vector = query_vector(embedder.as_ref(), &request.query).await?;
+        let (vector, tokens) = query_vector(embedder.as_ref(), &request.query).await?;
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
         let passages = self
             .store
             .nearest_passages(PassageQuery {
-                tenant: request.tenant,
+                tenant: request.caller.tenant,
                 collection: &collection,
                 vector: vector.clone(),
                 k: request.k,
@@ -100,7 +117,7 @@ impl Rag {
                 effort: request.effort,
             })
             .await?;
-        Ok(SearchOutcome { passages, collection, vector, embed_time, search_time: started.elapsed() })
+        Ok(SearchOutcome { passages, collection, vector, tokens, embed_time, search_time: started.elapsed() })
     }
 
     /// The named collection, or `default`.
@@ -148,15 +165,15 @@ impl Rag {
     }
 }
 
-/// The vector of a query or a question.
-async fn query_vector(embedder: &dyn Embedder, query: &Query) -> Result<Vec<f32>, RagError> {
+/// The vector of a query or a question, and the tokens read.
+async fn query_vector(embedder: &dyn Embedder, query: &Query) -> Result<(Vec<f32>, usize), RagError> {
     match query {
         Query::Text(text) => {
             let texts = vec![text.clone()];
             let mut embeddings = embedder.embed(texts, TextRole::Query, Lane::Interactive).await?;
-            Ok(embeddings.vectors.pop().unwrap_or_default())
+            Ok((embeddings.vectors.pop().unwrap_or_default(), embeddings.tokens.iter().sum()))
         }
-        Query::Image(image) => image_vector(embedder, image.clone(), Lane::Interactive).await,
+        Query::Image(image) => Ok((image_vector(embedder, image.clone(), Lane::Interactive).await?, 0)),
     }
 }
 

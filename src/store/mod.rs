@@ -6,6 +6,7 @@
 mod collections;
 mod documents;
 pub mod embedded;
+mod feedback;
 mod filter;
 mod jobs;
 mod leases;
@@ -13,12 +14,14 @@ mod migrate;
 mod passages;
 mod reembedding;
 mod routes;
+mod usage;
 
 pub use collections::Collection;
 pub use documents::{
     Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage,
     PassageSet, SaveOutcome, Saved,
 };
+pub use feedback::{NewAnswer, QuotedPassage, RatedAnswer, Rating};
 pub use filter::{Comparison, Filter};
 pub use jobs::{Job, JobState, NewJob};
 pub use leases::{ClaimedJob, JobStep, Lease, Retry};
@@ -27,6 +30,7 @@ pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
+pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent, UsageSum};
 
 use std::{str::FromStr, time::Duration};
 
@@ -44,7 +48,7 @@ use uuid::Uuid;
 use crate::config::PoolSettings;
 
 /// Whose rows are read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub Uuid);
 
 impl TenantId {

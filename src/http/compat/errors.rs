@@ -1,5 +1,7 @@
 //! Errors in the shapes of other protocols, made from the one table in `http::error`.
 
+use std::borrow::Cow;
+
 use actix_web::{
     HttpResponse, ResponseError,
     http::{
@@ -10,38 +12,62 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::error::{ApiError, NOT_LOADED, UNKNOWN_MODEL};
+use crate::http::error::{ApiError, NOT_LOADED, QUOTA_EXCEEDED, UNKNOWN_MODEL};
 
 /// Overrides when OpenAI's SDKs try again by themselves.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Their type and code for a quota that is used up.
+const INSUFFICIENT_QUOTA: &str = "insufficient_quota";
 
 /// An error as OpenAI's clients read it.
 #[derive(Debug)]
 pub struct OpenAiError {
     error: ApiError,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
+    /// As the server behind ragway has it.
+    kind: Option<String>,
+    code: Option<String>,
 }
 
 impl OpenAiError {
+    /// What a server behind ragway said.
+    pub fn in_words(
+        error: ApiError,
+        kind: Option<String>,
+        param: Option<String>,
+        code: Option<String>,
+    ) -> Self {
+        Self { error, param: param.map(Cow::Owned), kind, code }
+    }
+
     /// Names the field that is at fault, where the request is at all.
     pub fn about(error: ApiError, param: &'static str) -> Self {
         let at_fault = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&error.status());
-        Self { error, param: at_fault.then_some(param) }
+        Self { error, param: at_fault.then_some(Cow::Borrowed(param)), kind: None, code: None }
     }
 
-    fn body(&self) -> OpenAiErrorBody {
+    pub(super) fn body(&self) -> OpenAiErrorBody {
         let status = self.status_code();
         let unknown_model = self.error.code() == UNKNOWN_MODEL;
+        let no_quota = self.error.code() == QUOTA_EXCEEDED;
+        let code = match self.error.code() {
+            _ if unknown_model => "model_not_found",
+            _ if no_quota => INSUFFICIENT_QUOTA,
+            code => code,
+        };
+        let kind = match status {
+            _ if no_quota => INSUFFICIENT_QUOTA,
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
         OpenAiErrorBody {
             error: OpenAiProblem {
                 message: self.error.detail().to_owned(),
-                kind: match status {
-                    StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-                    status if status.is_client_error() => "invalid_request_error",
-                    _ => "server_error",
-                },
-                param: if unknown_model { Some("model") } else { self.param },
-                code: Some(if unknown_model { "model_not_found" } else { self.error.code() }),
+                kind: self.kind.clone().map_or(Cow::Borrowed(kind), Cow::Owned),
+                param: if unknown_model { Some("model".into()) } else { self.param.clone() },
+                code: self.code.clone().map(Cow::Owned).or(Some(Cow::Borrowed(code))),
             },
         }
     }
@@ -49,7 +75,7 @@ impl OpenAiError {
 
 impl<E: Into<ApiError>> From<E> for OpenAiError {
     fn from(error: E) -> Self {
-        Self { error: error.into(), param: None }
+        Self { error: error.into(), param: None, kind: None, code: None }
     }
 }
 
@@ -67,8 +93,8 @@ impl ResponseError for OpenAiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = self.error.response(self.status_code(), "application/json", &self.body());
-        if self.error.code() == NOT_LOADED {
-            // The SDKs would wait a minute and try again, twice.
+        if [NOT_LOADED, QUOTA_EXCEEDED].contains(&self.error.code()) {
+            // The SDKs would wait up to a minute and try again, twice.
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
@@ -87,16 +113,17 @@ pub struct OpenAiProblem {
     /// What was wrong and what to do.
     #[schema(example = "Unknown embedding model: gpt. Known: text-embedding (all-MiniLM-L6-v2)")]
     message: String,
-    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    /// `invalid_request_error`, `rate_limit_error`, `insufficient_quota` or `server_error`.
     #[serde(rename = "type")]
     #[schema(example = "invalid_request_error")]
-    kind: &'static str,
+    #[schema(value_type = String)]
+    kind: Cow<'static, str>,
     /// The field at fault.
-    #[schema(example = "model")]
-    param: Option<&'static str>,
+    #[schema(value_type = Option<String>, example = "model")]
+    param: Option<Cow<'static, str>>,
     /// Stable name of the problem.
-    #[schema(example = "model_not_found")]
-    code: Option<&'static str>,
+    #[schema(value_type = Option<String>, example = "model_not_found")]
+    code: Option<Cow<'static, str>>,
 }
 
 /// An error as clients of text-embeddings-inference read it.
@@ -220,7 +247,7 @@ mod tests {
     fn failures_of_a_model_keep_status_type_and_retry_after() {
         for (failure, openai, tei) in failures() {
             let error = OpenAiError::from(failure.clone());
-            assert_eq!((error.status_code().as_u16(), error.body().error.kind), openai);
+            assert_eq!((error.status_code().as_u16(), error.body().error.kind.as_ref()), openai);
             let wait = error.error_response().headers().get(header::RETRY_AFTER).cloned();
             let advised = error.error_response().headers().get(SHOULD_RETRY).cloned();
             assert_eq!(advised.is_some(), matches!(failure, ModelError::NotLoaded { .. }));

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     config::{EmbedderKind, TEXT_ROUTE},
     http::{Gateway, error::ApiError, images, observe::request_id},
-    rag::embed::{Embedded, EmbedderChoice},
+    rag::{
+        Caller,
+        embed::{Embedded, EmbedderChoice},
+    },
 };
 
 /// The model type that images take.
@@ -112,6 +115,7 @@ pub struct InfinityModel {
 ))]
 #[post("/embeddings")]
 pub async fn embeddings(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: Result<web::Json<InfinityEmbeddingRequest>, actix_web::Error>,
 ) -> Result<web::Json<InfinityEmbeddingResponse>, OpenAiError> {
@@ -128,8 +132,10 @@ pub async fn embeddings(
     };
     let dimensions = request.dimensions.filter(|dimensions| *dimensions > 0);
     let embedded = match request.modality {
-        Modality::Image => embed_images(&gateway, &choice, request.input, dimensions).await?,
-        Modality::Text | Modality::Audio => embed_input(&gateway, &choice, request.input, dimensions).await?,
+        Modality::Image => embed_images(caller, &gateway, &choice, request.input, dimensions).await?,
+        Modality::Text | Modality::Audio => {
+            embed_input(caller, &gateway, &choice, request.input, dimensions).await?
+        }
     };
     Ok(web::Json(InfinityEmbeddingResponse {
         object: "list",
@@ -142,6 +148,7 @@ pub async fn embeddings(
 }
 
 async fn embed_images(
+    caller: Caller,
     gateway: &Gateway,
     choice: &EmbedderChoice,
     input: TextInput,
@@ -153,7 +160,7 @@ async fn embed_images(
         texts.iter().enumerate().map(|(index, text)| images::parse(&format!("input[{index}]"), text));
     let images = images.collect::<Result<_, _>>().map_err(about_input)?;
     let length = wanted_length(gateway, choice, dimensions).await?;
-    let work = gateway.rag.embed_images(choice, images);
+    let work = gateway.rag.embed_images(caller, choice, images);
     let mut embedded = gateway.within_time(work).await.map_err(about_input)?;
     cut(&mut embedded.vectors, length);
     Ok(embedded)

@@ -3,12 +3,14 @@
 //! | path | file |
 //! |---|---|
 //! | `/v1/embeddings`, `/v1/models…` | `openai` |
+//! | `/v1/chat/completions` | `chat` |
 //! | `/embed`, `/similarity`, `/tokenize`, `/info`, `POST /` | `tei` |
 //! | `/embeddings`, `/models` | `infinity` |
 //!
 //! Unknown fields are ignored here, because such clients send what their own
 //! servers know. `errors` puts what went wrong into each protocol's own shape.
 
+pub mod chat;
 mod errors;
 pub mod infinity;
 pub mod openai;

@@ -10,11 +10,14 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{OpenAiError, TextInput, choice, cut, errors::OpenAiErrorBody, length, served_models};
+use super::{OpenAiError, TextInput, chat, choice, cut, errors::OpenAiErrorBody, length, served_models};
 use crate::{
     http::{Gateway, error::ApiError},
     models::TextRole,
-    rag::embed::{Embedded, EmbedderChoice},
+    rag::{
+        Caller,
+        embed::{Embedded, EmbedderChoice},
+    },
 };
 
 /// Texts for a model.
@@ -125,12 +128,13 @@ pub struct OpenAiModel {
 ))]
 #[post("/v1/embeddings")]
 pub async fn embeddings(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: Result<web::Json<OpenAiEmbeddingRequest>, actix_web::Error>,
 ) -> Result<web::Json<OpenAiEmbeddingResponse>, OpenAiError> {
     let request = body?.into_inner();
     let choice = choice(gateway.rag.catalog(), &request.model);
-    let embedded = embed_input(&gateway, &choice, request.input, request.dimensions).await?;
+    let embedded = embed_input(caller, &gateway, &choice, request.input, request.dimensions).await?;
     Ok(web::Json(OpenAiEmbeddingResponse {
         object: "list",
         data: encode(embedded.vectors, request.encoding_format),
@@ -142,14 +146,15 @@ pub async fn embeddings(
 
 /// List models (OpenAI)
 ///
-/// The embedders of models.toml that can be asked for.
+/// The embedders of models.toml that can be asked for, and what answers at `/v1/chat/completions`.
 #[utoipa::path(tag = "openai", operation_id = "openai_models", responses(
     (status = 200, description = "The models", body = OpenAiModels),
     (status = 500, description = "Something failed inside", body = OpenAiErrorBody),
 ))]
 #[get("/v1/models")]
 pub async fn models(gateway: web::Data<Gateway>) -> web::Json<OpenAiModels> {
-    let data = served_models(&gateway).into_iter().map(OpenAiModel::named).collect();
+    let names = served_models(&gateway).into_iter().chain(chat::names(&gateway).await);
+    let data = names.map(OpenAiModel::named).collect();
     web::Json(OpenAiModels { object: "list", data })
 }
 
@@ -165,12 +170,16 @@ pub async fn model(
     gateway: web::Data<Gateway>,
     id: web::Path<String>,
 ) -> Result<web::Json<OpenAiModel>, OpenAiError> {
+    if chat::names(&gateway).await.contains(&*id) {
+        return Ok(web::Json(OpenAiModel::named(id.into_inner())));
+    }
     let space = gateway.rag.space(&choice(gateway.rag.catalog(), &id)).await?;
     Ok(web::Json(OpenAiModel::named(space.model)))
 }
 
 /// Embeds as passages, with errors that name the protocol's fields.
 pub(super) async fn embed_input(
+    caller: Caller,
     gateway: &Gateway,
     choice: &EmbedderChoice,
     input: TextInput,
@@ -179,7 +188,7 @@ pub(super) async fn embed_input(
     let about_input = |error: ApiError| OpenAiError::about(error.renamed("texts", "input"), "input");
     let texts = input.texts().map_err(about_input)?;
     let length = wanted_length(gateway, choice, dimensions).await?;
-    let work = gateway.rag.embed(choice, texts, TextRole::Passage);
+    let work = gateway.rag.embed(caller, choice, texts, TextRole::Passage);
     let mut embedded = gateway.within_time(work).await.map_err(about_input)?;
     cut(&mut embedded.vectors, length);
     Ok(embedded)

@@ -9,7 +9,7 @@ use crate::{
     config::TEXT_ROUTE,
     http::{Gateway, error::ApiError},
     models::{TextRole, Token, vectors::scale_to_one},
-    rag::embed::EmbedderChoice,
+    rag::{Caller, embed::EmbedderChoice},
 };
 
 /// Texts to embed.
@@ -170,10 +170,11 @@ pub struct TeiEmbeddingModel {
 ))]
 #[post("/embed")]
 pub async fn embed(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: Result<web::Json<TeiEmbedRequest>, actix_web::Error>,
 ) -> Result<web::Json<Vec<Vec<f32>>>, TeiError> {
-    Ok(web::Json(vectors(&gateway, body?.into_inner()).await?))
+    Ok(web::Json(vectors(caller, &gateway, body?.into_inner()).await?))
 }
 
 /// Compare sentences (TEI)
@@ -189,10 +190,11 @@ pub async fn embed(
 ))]
 #[post("/similarity")]
 pub async fn similarity(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: Result<web::Json<TeiSimilarityRequest>, actix_web::Error>,
 ) -> Result<web::Json<Vec<f32>>, TeiError> {
-    Ok(web::Json(similarities(&gateway, body?.into_inner()).await?))
+    Ok(web::Json(similarities(caller, &gateway, body?.into_inner()).await?))
 }
 
 /// Embed or compare (TEI)
@@ -208,12 +210,15 @@ pub async fn similarity(
 ))]
 #[post("/")]
 pub async fn root(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: Result<web::Json<TeiTask>, actix_web::Error>,
 ) -> Result<web::Json<TeiResult>, TeiError> {
     Ok(web::Json(match body?.into_inner() {
-        TeiTask::Similarity(request) => TeiResult::Similarities(similarities(&gateway, request).await?),
-        TeiTask::Embed(request) => TeiResult::Vectors(vectors(&gateway, request).await?),
+        TeiTask::Similarity(request) => {
+            TeiResult::Similarities(similarities(caller, &gateway, request).await?)
+        }
+        TeiTask::Embed(request) => TeiResult::Vectors(vectors(caller, &gateway, request).await?),
     }))
 }
 
@@ -274,7 +279,11 @@ pub async fn info(gateway: web::Data<Gateway>) -> Result<web::Json<TeiInfo>, Tei
     }))
 }
 
-async fn vectors(gateway: &Gateway, request: TeiEmbedRequest) -> Result<Vec<Vec<f32>>, TeiError> {
+async fn vectors(
+    caller: Caller,
+    gateway: &Gateway,
+    request: TeiEmbedRequest,
+) -> Result<Vec<Vec<f32>>, TeiError> {
     let normalize = request.normalize.unwrap_or(true);
     let (catalog, space) = (gateway.rag.catalog(), gateway.rag.space(&text_route()).await?);
     let length = length(catalog, &space, request.dimensions)?;
@@ -283,7 +292,7 @@ async fn vectors(gateway: &Gateway, request: TeiEmbedRequest) -> Result<Vec<Vec<
         let detail = format!("normalize: {model} makes vectors of length 1 only; leave `normalize` out");
         return Err(ApiError::invalid(detail).into());
     }
-    let mut vectors = embed_texts(gateway, inputs(request.inputs)?, &request.reading).await?;
+    let mut vectors = embed_texts(caller, gateway, inputs(request.inputs)?, &request.reading).await?;
     cut(&mut vectors, length);
     if normalize {
         vectors.iter_mut().for_each(|vector| scale_to_one(vector));
@@ -291,14 +300,18 @@ async fn vectors(gateway: &Gateway, request: TeiEmbedRequest) -> Result<Vec<Vec<
     Ok(vectors)
 }
 
-async fn similarities(gateway: &Gateway, request: TeiSimilarityRequest) -> Result<Vec<f32>, TeiError> {
+async fn similarities(
+    caller: Caller,
+    gateway: &Gateway,
+    request: TeiSimilarityRequest,
+) -> Result<Vec<f32>, TeiError> {
     let TeiSentences { source_sentence, mut sentences } = request.inputs;
     if sentences.is_empty() {
         return Err(TeiError::empty("inputs.sentences"));
     }
     sentences.insert(0, source_sentence);
     let reading = request.parameters.unwrap_or_default();
-    let mut vectors = embed_texts(gateway, sentences, &reading).await?;
+    let mut vectors = embed_texts(caller, gateway, sentences, &reading).await?;
     vectors.iter_mut().for_each(|vector| scale_to_one(vector));
     let Some((source, others)) = vectors.split_first() else { return Ok(Vec::new()) };
     let cosine = |other: &Vec<f32>| other.iter().zip(source).map(|(a, b)| a * b).sum();
@@ -306,6 +319,7 @@ async fn similarities(gateway: &Gateway, request: TeiSimilarityRequest) -> Resul
 }
 
 async fn embed_texts(
+    caller: Caller,
     gateway: &Gateway,
     texts: Vec<String>,
     reading: &TeiReading,
@@ -317,7 +331,7 @@ async fn embed_texts(
             TruncationDirection::Left if truncate => gateway.rag.keep_ends(&choice, texts, role).await?,
             TruncationDirection::Left | TruncationDirection::Right => texts,
         };
-        gateway.rag.embed(&choice, texts, role).await
+        gateway.rag.embed(caller, &choice, texts, role).await
     };
     let embedded = gateway.within_time(work).await.map_err(about_inputs)?;
     match embedded.truncated.first() {

@@ -1,8 +1,13 @@
-// The question page: asks, shows the answer as it is written, and its sources.
+// The question page: asks, and shows the answer as it is written.
 
-import { $, card, count, el, explanation, withMarkers } from "./render.js";
+import { clearAnswer, showPiece, showSources, showWhole } from "./answer.js";
+import { collection, loadCollections, startCollections } from "./collections.js";
+import { nameButtons, startFeedback } from "./feedback.js";
+import { $, el } from "./render.js";
 import { Problem, send, serverEvents } from "./server.js";
-import { offerUpload } from "./upload.js";
+import { startSettings } from "./settings.js";
+import { offerUpload, startUpload } from "./upload.js";
+import { t } from "./words.js";
 
 // ── Asking ──────────────────────────────────────────────────────────────────
 
@@ -16,6 +21,7 @@ $("ask").addEventListener("submit", (event) => {
 });
 
 $("question").addEventListener("keydown", (event) => {
+  // Enter that ends the choice of a character is none.
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     $("ask").requestSubmit();
@@ -25,8 +31,18 @@ $("question").addEventListener("keydown", (event) => {
 $("question").addEventListener("input", fitQuestion);
 addEventListener("resize", fitQuestion);
 $("stop").addEventListener("click", () => current?.controller.abort());
+
 document.addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]")) return;
   if (event.key === "Escape") current?.controller.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.target.closest?.("#ask, #remark")) {
+    $("ask").requestSubmit();
+  }
+  if (event.key === "/" && !event.target.closest?.("input, textarea, select")) {
+    event.preventDefault();
+    $("question").focus();
+    $("question").select();
+  }
 });
 
 function fitQuestion() {
@@ -39,11 +55,11 @@ async function ask(question) {
   current?.controller.abort();
   const run = { controller: new AbortController(), sources: [], citations: [], text: "", done: false };
   current = run;
-  clearResult();
-  setBusy(true, "Searching the documents …");
+  clearAnswer();
+  setBusy(true, t("searching"));
   try {
-    await stream(run, { question, stream: true, explain: $("explain").checked });
-    if (run === current && !run.done) throw new Problem("The answer broke off", "The connection ended early. Ask again.");
+    await stream(run, { question, collection: collection(), stream: true, explain: $("explain").checked });
+    if (run === current && !run.done) throw new Problem(t("broke-off"), t("ask-again"));
   } catch (error) {
     if (run === current) fail(run, error);
   } finally {
@@ -74,12 +90,11 @@ function receive(run, event, data) {
   switch (event) {
     case "sources":
       run.sources = data.sources ?? [];
-      say(run.sources.length ? `Reading ${count(run.sources.length, "passage")} …` : "Searching the documents …");
+      say(run.sources.length ? t("reading", run.sources.length) : t("searching"));
       break;
     case "delta":
-      run.text += data.text ?? "";
-      say("Writing …");
-      showText(run, run.text, true);
+      say(t("writing"));
+      showPiece(run, data.text ?? "");
       break;
     case "citation":
       run.citations.push(data);
@@ -87,31 +102,20 @@ function receive(run, event, data) {
       break;
     case "done":
       run.done = true;
-      finish(run, data);
+      showWhole(run, data);
       break;
     case "error":
       throw Problem.from(data);
   }
 }
 
-function finish(run, answer) {
-  run.text = answer.answer ?? run.text;
-  run.citations = answer.citations ?? run.citations;
-  const abstained = answer.answered === false || answer.method === "abstained";
-  $("result").classList.toggle("abstained", abstained);
-  showText(run, run.text || "The documents do not contain an answer to this question.", false);
-  showVerdict(abstained ? "abstained" : answer.method);
-  showByline(answer, abstained);
-  showSources(run, true, abstained);
-  showExplanation(answer);
-}
-
 function fail(run, error) {
   if (error.name === "AbortError") {
-    if (run.text) $("byline").textContent = "Stopped before the answer was complete.";
+    $("result").hidden = false;
+    $("byline").textContent = t("stopped");
     return;
   }
-  if (run.text) $("byline").textContent = "This answer is incomplete.";
+  if (run.text) $("byline").textContent = t("incomplete");
   showProblem(error);
   showHealth();
 }
@@ -131,83 +135,16 @@ function say(message) {
   if ($("progress").textContent !== message) $("progress").textContent = message;
 }
 
-// ── The answer ──────────────────────────────────────────────────────────────
-
-function clearResult() {
-  for (const id of ["result", "problem", "verdict", "sources", "others", "how"]) $(id).hidden = true;
-  for (const id of ["answer", "byline", "cited", "uncited", "how-body"]) $(id).replaceChildren();
-  $("result").classList.remove("abstained");
-  $("others").open = false;
-}
-
-/** Writes the answer; `[2]` becomes a link where there is a source 2. */
-function showText(run, text, writing) {
-  const known = new Set([...run.sources, ...run.citations].map((source) => source.n));
-  const shown = writing ? withoutStrayMarkers(text, known) : text;
-  const paragraphs = shown.trim().split(/\n{2,}/).map((paragraph) => el("p", {}, ...withMarkers(paragraph, known)));
-  $("answer").setAttribute("aria-busy", String(writing));
-  $("answer").replaceChildren(...paragraphs);
-  $("result").hidden = false;
-}
-
-/** While the answer is unchecked: without unknown numbers and without a marker half written. */
-function withoutStrayMarkers(text, known) {
-  return text
-    .replace(/\s*\[[\d,\s]*$/, "")
-    .replace(/\s*\[(\d+)\]/g, (all, n) => (known.has(Number(n)) ? all : ""));
-}
-
-function showExplanation(answer) {
-  $("how-body").replaceChildren(...explanation(answer));
-  $("how").hidden = false;
-  $("how").open = Boolean(answer.explain);
-}
-
-function showVerdict(method) {
-  const words = { extractive: "Quoted from the documents", abstained: "Not in the documents" };
-  $("verdict").hidden = !words[method];
-  $("verdict").textContent = words[method] ?? "";
-  $("verdict").dataset.method = method;
-}
-
-function showByline(answer, abstained) {
-  const by = answer.method === "generated" && answer.model ? `Written by ${answer.model}` : null;
-  const seconds = Number.isFinite(answer.elapsed_time) ? `${answer.elapsed_time.toFixed(2)} s` : null;
-  const hint = abstained ? "Try other words, or add documents" : null;
-  $("byline").textContent = [by, hint, seconds].filter(Boolean).join(" · ");
-}
-
-/** Cards of the cited passages; when all is known, also of those only read. */
-function showSources(run, complete = false, abstained = false) {
-  const cited = new Map();
-  for (const citation of run.citations) {
-    const passage = run.sources.find((source) => source.n === citation.n);
-    const entry = cited.get(citation.n) ?? { ...passage, ...citation, quotes: [], text: passage?.text };
-    if (citation.quote) entry.quotes.push(citation.quote);
-    cited.set(citation.n, entry);
-  }
-  $("cited").replaceChildren(...[...cited.values()].map(card));
-  $("sources").hidden = cited.size === 0;
-  if (!complete) return;
-
-  const rest = run.sources.filter((source) => !cited.has(source.n));
-  $("uncited").replaceChildren(...rest.map((source) => card({ ...source, quotes: [] })));
-  $("others").hidden = rest.length === 0;
-  $("others-title").textContent = abstained
-    ? `The closest ${rest.length === 1 ? "passage" : `${rest.length} passages`} found`
-    : `${count(rest.length, "other passage")} read`;
-}
-
 // ── Problems ────────────────────────────────────────────────────────────────
 
 function showProblem(error) {
-  const problem = error instanceof Problem ? error : new Problem("Something went wrong on this page", String(error));
+  const problem = error instanceof Problem ? error : new Problem(t("page-error"), String(error));
   const { wait, status, code, requestId } = problem.facts;
-  const facts = [status && `Status ${status}`, code, requestId && `Request ${requestId}`].filter(Boolean);
+  const facts = [status && t("status", status), code, requestId && t("request", requestId)].filter(Boolean);
   $("problem").replaceChildren(
     el("h2", { textContent: problem.title }),
     el("p", { textContent: problem.detail }),
-    ...(wait ? [el("p", { textContent: `Try again in ${count(wait, "second")}.` })] : []),
+    ...(wait ? [el("p", { textContent: t("try-again", wait) })] : []),
     ...(facts.length ? [el("p", { className: "fine", textContent: facts.join(" · ") })] : []),
   );
   $("problem").hidden = false;
@@ -228,30 +165,45 @@ async function showSamples() {
     return el("li", {}, chip);
   });
   $("chips").replaceChildren(...chips);
-  $("samples").hidden = chips.length === 0;
 }
 
-async function offerUploadWhenEmpty() {
-  const { documents, total } = await (await send("api/v1/documents?limit=1")).json();
-  if (total > 0 || documents?.length !== 0) return;
-  $("samples").hidden = true;
-  offerUpload();
+/** Questions to try where the demo's documents are; a place for documents where there are none. */
+async function showStart() {
+  const address = `api/v1/documents?limit=1&collection=${encodeURIComponent(collection())}`;
+  const { total } = await (await send(address)).json();
+  $("samples").hidden = total === 0 || collection() !== "default" || $("chips").childElementCount === 0;
+  offerUpload(total === 0);
 }
 
 async function showHealth() {
-  let status = null;
+  let state = "away";
   try {
     const response = await fetch("health");
-    const body = await response.json().catch(() => ({}));
-    status = body.status ?? (response.ok ? "healthy" : "unhealthy");
-    $("health").dataset.state = response.ok ? "good" : "bad";
+    state = response.ok ? "healthy" : "unhealthy";
   } catch {
-    $("health").dataset.state = "bad";
+    // Not reachable.
   }
-  $("health").textContent = status ? `Server: ${status}` : "Server: not reachable";
+  $("health").dataset.state = state === "healthy" ? "good" : "bad";
+  $("health").textContent = t(state);
 }
 
-// Each of these only adds to the page: it works without them.
-showHealth();
-showSamples().catch(() => {}).finally(() => offerUploadWhenEmpty().catch(() => {}));
+async function start() {
+  $("question").placeholder = t("placeholder");
+  showHealth();
+  // Each of these only adds to the page: it works without them.
+  await Promise.allSettled([loadCollections(), showSamples()]);
+  await showStart().catch(() => {});
+}
+
+startSettings();
+startFeedback();
+startUpload(collection, showStart);
+startCollections(() => showStart().catch(() => {}));
+document.addEventListener("language", () => {
+  nameButtons();
+  start();
+});
+document.addEventListener("token", start);
+$("health").textContent = t("checking-server");
 fitQuestion();
+start();

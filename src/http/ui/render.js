@@ -5,6 +5,8 @@
 // nobody has vetted. They enter the page as text nodes only, never as markup,
 // and only http and https addresses become links.
 
+import { t } from "./words.js";
+
 export const $ = (id) => document.getElementById(id);
 
 /** A new element. Strings among the children become text nodes. */
@@ -14,65 +16,50 @@ export function el(tag, properties = {}, ...children) {
   return node;
 }
 
-/** `3 passages`. */
-export function count(n, noun) {
-  return `${n} ${noun}${n === 1 ? "" : "s"}`;
-}
-
 // ── Markers ─────────────────────────────────────────────────────────────────
 
-/** Text in which `[2]` is a link where `known` holds a source 2. */
-export function withMarkers(text, known) {
+/** Text in which `[2]` is a button that opens source 2, where `known` holds it. */
+export function withMarkers(text, known, open) {
   return text.split(/(\s*\[\d+(?:\s*,\s*\d+)*\])/).flatMap((part, index) => {
     if (index % 2 === 0) return [part]; // the text between two markers
     const numbers = part.match(/\d+/g).map(Number);
-    return numbers.every((n) => known.has(n)) ? numbers.map(marker) : [part];
+    return numbers.every((n) => known.has(n)) ? numbers.map((n) => marker(n, open)) : [part];
   });
 }
 
-function marker(n) {
+function marker(n, open) {
   // The brackets are not seen, but they are there in copied text.
   const bracket = (text) => el("span", { className: "bracket", textContent: text });
-  const link = el("a", { className: "marker", href: `#source-${n}`, ariaLabel: `Source ${n}` }, bracket("["), n, bracket("]"));
-  link.addEventListener("click", (event) => {
-    event.preventDefault();
-    choose(n);
-  });
-  return link;
-}
-
-/** Brings the card of source `n` to the reader's eye and focus. */
-function choose(n) {
-  const card = $(`source-${n}`);
-  if (!card) return;
-  if ($("uncited").contains(card)) $("others").open = true;
-  for (const other of document.querySelectorAll(".card")) other.classList.toggle("chosen", other === card);
-  for (const link of document.querySelectorAll(".marker")) link.ariaCurrent = String(link.hash === `#source-${n}`);
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  card.scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
-  card.focus({ preventScroll: true });
+  const button = el("button", { type: "button", className: "marker", ariaLabel: t("source", n) }, bracket("["), n, bracket("]"));
+  button.ariaHasPopup = "dialog";
+  button.addEventListener("click", () => open(n));
+  return button;
 }
 
 // ── Source cards ────────────────────────────────────────────────────────────
 
-/** The card of one source; `quotes` are the spans of it that the answer rests on. */
-export function card(source) {
-  const name = source.title || source.source || "Untitled document";
-  const score = Number.isFinite(source.similarity) ? similarity(source.similarity) : null;
-  const head = el("div", { className: "head" }, el("span", { className: "title", textContent: name }), score);
-  const foot = el("div", { className: "foot" });
-  const body = el("div", {}, head, origin(source, name), quotation(source, foot), foot);
-  if (source.attached) {
-    foot.append(el("span", { textContent: "Matched to the answer by ragway, not named by the model" }));
-  }
-  return el("li", { className: "card", id: `source-${source.n}`, tabIndex: -1 },
-    el("span", { className: "number", textContent: source.n, ariaLabel: `Source ${source.n}` }), body);
+/** What a document is called. */
+export function name(source) {
+  return source.title || source.source || t("untitled");
 }
 
-function similarity(value) {
+/** The card of one source; `quotes` are the spans of it that the answer rests on. */
+export function card(source, open) {
+  const score = Number.isFinite(source.similarity) ? similarity(source.similarity) : null;
+  const head = el("div", { className: "head" }, el("span", { className: "title", textContent: name(source) }), score);
+  const button = el("button", { type: "button", className: "link", textContent: t("open"), ariaHasPopup: "dialog" });
+  button.addEventListener("click", () => open(source));
+  const foot = el("div", { className: "foot" }, button);
+  if (source.attached) foot.append(el("span", { textContent: t("attached") }));
+  const body = el("div", {}, head, origin(source, name(source)), quotation(source), foot);
+  return el("li", { className: "card", id: `source-${source.n}` },
+    el("span", { className: "number", textContent: source.n, ariaLabel: t("source", source.n) }), body);
+}
+
+export function similarity(value) {
   const percent = `${Math.round(Math.max(0, value) * 100)} %`;
-  return el("span", { className: "score", title: `Cosine similarity to the question: ${value.toFixed(3)}` },
-    el("meter", { min: 0, max: 1, value, ariaLabel: "Similarity to the question" }), percent);
+  return el("span", { className: "score", title: t("cosine", value.toFixed(3)) },
+    el("meter", { min: 0, max: 1, value: Math.max(0, value), ariaLabel: t("similarity") }), percent);
 }
 
 function origin(source, name) {
@@ -91,26 +78,23 @@ function webLink(address) {
 
 const CONTEXT = 140; // characters shown on each side of what is quoted
 
-/** The passage with its quoted spans marked, shortened around them at first. */
-function quotation(source, foot) {
-  const text = (source.text ?? source.quotes.join(" … ")).replace(/\n\s*\n/g, "\n");
-  const spans = quotedSpans(text, source.quotes);
-  const quote = el("blockquote");
+/** The passage with its quoted spans marked, shortened around them. */
+function quotation(source) {
+  const text = passageText(source);
+  const spans = quotedSpans(text, source);
   const from = spans.length ? wordStart(text, spans[0][0] - CONTEXT) : 0;
   const to = wordEnd(text, (spans.length ? spans.at(-1)[1] : CONTEXT) + CONTEXT);
-  const show = (whole) => quote.replaceChildren(...excerpt(text, spans, whole ? 0 : from, whole ? text.length : to));
-  show(false);
-  if (from > 0 || to < text.length) {
-    const toggle = el("button", { type: "button", className: "link", textContent: "Show the whole passage", ariaExpanded: "false" });
-    toggle.addEventListener("click", () => {
-      const whole = toggle.ariaExpanded === "false";
-      show(whole);
-      toggle.ariaExpanded = String(whole);
-      toggle.textContent = whole ? "Show less" : "Show the whole passage";
-    });
-    foot.append(toggle);
-  }
-  return quote;
+  return el("blockquote", {}, ...excerpt(text, spans, from, to));
+}
+
+/** The whole passage with its quoted spans marked. */
+export function marked(source) {
+  const text = passageText(source);
+  return excerpt(text, quotedSpans(text, source), 0, text.length);
+}
+
+function passageText(source) {
+  return source.text ?? source.quotes.join(" … ");
 }
 
 function excerpt(text, spans, from, to) {
@@ -123,9 +107,13 @@ function excerpt(text, spans, from, to) {
   return [...parts, text.slice(at, to), to < text.length ? " …" : ""];
 }
 
-/** Where the quotes stand in the text, sorted and merged; white space may differ. */
-function quotedSpans(text, quotes) {
-  const found = quotes.flatMap((quote) => {
+/** Where the quotes stand in the text, sorted and merged: as the server says, else where their words are. */
+function quotedSpans(text, { quotes, places = [] }) {
+  // The server counts characters, JavaScript the halves of those outside the basic plane.
+  const characters = places.length ? Array.from(text) : [];
+  const offset = (count) => characters.slice(0, count).join("").length;
+  const told = places.map(([start, end]) => [offset(start), offset(end)]);
+  const found = told.length ? told : quotes.flatMap((quote) => {
     const words = quote.trim().split(/\s+/).map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
     const match = new RegExp(words.join("\\s+")).exec(text);
     return match && match[0] ? [[match.index, match.index + match[0].length]] : [];

@@ -6,10 +6,7 @@ use super::{
     precision::{Arithmetic, Scales},
     tile::Sink,
 };
-use crate::{
-    activation::{gelu_vector, quick_gelu_vector},
-    vector::Vector,
-};
+use crate::{activation::gelu_vector, vector::Vector};
 
 /// How a product of a tile ends: `value` is a vector of it with its bias, `old` what lies there.
 pub(super) trait Finish {
@@ -18,7 +15,6 @@ pub(super) trait Finish {
 
 pub(super) struct Store;
 pub(super) struct Gelu;
-pub(super) struct QuickGelu;
 pub(super) struct Add;
 
 impl Finish for Store {
@@ -31,12 +27,6 @@ impl Finish for Gelu {
     #[inline(always)]
     fn finish<V: Vector>(value: V, _old: impl FnOnce() -> V) -> V {
         gelu_vector(value)
-    }
-}
-impl Finish for QuickGelu {
-    #[inline(always)]
-    fn finish<V: Vector>(value: V, _old: impl FnOnce() -> V) -> V {
-        quick_gelu_vector(value)
     }
 }
 impl Finish for Add {

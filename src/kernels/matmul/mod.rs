@@ -9,7 +9,7 @@ use std::{marker::PhantomData, ops::Range};
 
 pub(crate) use self::tile::{Floats, Operands, PANEL, Sink, tile, tile_rows};
 use self::{
-    finish::{Add, Finish, FinishAt, Gelu, QuickGelu, Store},
+    finish::{Add, Finish, FinishAt, Gelu, Store},
     inputs::Words,
     precision::{Arithmetic, Bf16, Int8, Scales, bf16},
 };
@@ -42,8 +42,6 @@ pub enum Epilogue {
     Store,
     /// `out = gelu(x·Wᵀ + b)`
     Gelu,
-    /// `out = quick_gelu(x·Wᵀ + b)`
-    QuickGelu,
     /// `out = out + x·Wᵀ + b`
     Add,
 }
@@ -149,7 +147,6 @@ impl Product<'_> {
         match epilogue {
             Epilogue::Store => team.isa.dispatch(Finished::<A, Store>(self, PhantomData)),
             Epilogue::Gelu => team.isa.dispatch(Finished::<A, Gelu>(self, PhantomData)),
-            Epilogue::QuickGelu => team.isa.dispatch(Finished::<A, QuickGelu>(self, PhantomData)),
             Epilogue::Add => team.isa.dispatch(Finished::<A, Add>(self, PhantomData)),
         }
     }

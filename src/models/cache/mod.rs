@@ -29,7 +29,7 @@ use moka::future::Cache;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
-use super::{Embedder, Embeddings, Lane, ModelError, TextRole};
+use super::{Embedder, Embeddings, Lane, ModelError, TextRole, deadline::unlimited};
 use crate::config::CacheSettings;
 use flights::Flights;
 use redis::RedisTier;
@@ -138,7 +138,8 @@ impl EmbeddingCache {
         if !missing.is_empty() {
             let fetch = |batch| {
                 let (tiers, embedder) = (Arc::clone(&self.tiers), Arc::clone(embedder));
-                tiers.fetch(embedder, batch, role, lane).boxed()
+                // Who joins it later may wait for longer than who began it.
+                unlimited(tiers.fetch(embedder, batch, role, lane)).boxed()
             };
             let wanted: Vec<Key> = missing.keys().cloned().collect();
             let landed = try_join_all(self.flights.join(missing, fetch)).await?;
@@ -344,37 +345,21 @@ async fn compute(
     role: TextRole,
     lane: Lane,
 ) -> Result<Vec<Arc<CachedVector>>, ModelError> {
-    let counter = (Arc::clone(embedder), texts.clone());
-    let counts = tokio::task::spawn_blocking(move || {
-        let (embedder, texts) = counter;
-        texts.iter().map(|text| embedder.count_tokens(text)).collect::<Vec<usize>>()
-    });
     let count = texts.len();
     let embeddings = embedder.embed(texts, role, lane).await?;
-    let counts = counts.await.map_err(|error| failed(embedder.as_ref(), &error.to_string()))?;
-    if embeddings.vectors.len() != count {
+    if embeddings.vectors.len() != count || embeddings.tokens.len() != count {
         return Err(failed(embedder.as_ref(), "it gave another number of vectors than of texts"));
     }
     let dimension = embedder.space().dimension;
     if embeddings.vectors.iter().any(|vector| !is_sound(vector, dimension)) {
         return Err(failed(embedder.as_ref(), "it gave a vector of another dimension, or one with NaN"));
     }
-    let tokens = tokens_of_each(&counts, embeddings.tokens, embedder.max_tokens());
-    let values = embeddings.vectors.into_iter().zip(tokens).enumerate().map(|(index, (vector, tokens))| {
-        let truncated = embeddings.truncated.contains(&index);
-        Arc::new(CachedVector { vector, truncated, tokens: u32::try_from(tokens).unwrap_or(u32::MAX) })
-    });
+    let values =
+        embeddings.vectors.into_iter().zip(embeddings.tokens).enumerate().map(|(index, (vector, tokens))| {
+            let truncated = embeddings.truncated.contains(&index);
+            Arc::new(CachedVector { vector, truncated, tokens: u32::try_from(tokens).unwrap_or(u32::MAX) })
+        });
     Ok(values.collect())
-}
-
-/// Tokens read of each text, given its own `counts` and the batch's `total`.
-///
-/// What the model adds (special tokens, a prefix) is the same for each text that is not cut.
-fn tokens_of_each(counts: &[usize], total: usize, most: usize) -> Vec<usize> {
-    let own: usize = counts.iter().map(|count| (*count).min(most)).sum();
-    let whole = counts.iter().filter(|count| **count < most).count();
-    let added = total.saturating_sub(own).checked_div(whole).unwrap_or(0);
-    counts.iter().map(|count| count.saturating_add(added).min(most)).collect()
 }
 
 fn is_sound(vector: &[f32], dimension: usize) -> bool {
@@ -382,13 +367,16 @@ fn is_sound(vector: &[f32], dimension: usize) -> bool {
 }
 
 fn assembled(keys: &[Key], found: &HashMap<Key, Found>) -> Option<CachedEmbeddings> {
-    let mut embeddings =
-        Embeddings { vectors: Vec::with_capacity(keys.len()), truncated: Vec::new(), tokens: 0 };
+    let mut embeddings = Embeddings {
+        vectors: Vec::with_capacity(keys.len()),
+        truncated: Vec::new(),
+        tokens: Vec::with_capacity(keys.len()),
+    };
     let mut hits = Vec::new();
     for (index, key) in keys.iter().enumerate() {
         let Found { value, hit } = found.get(key)?;
         embeddings.vectors.push(value.vector.clone());
-        embeddings.tokens += value.tokens as usize;
+        embeddings.tokens.push(value.tokens as usize);
         if value.truncated {
             embeddings.truncated.push(index);
         }

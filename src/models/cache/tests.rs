@@ -118,7 +118,7 @@ impl Embedder for Counting {
             Ok(Embeddings {
                 vectors,
                 truncated: (0..texts.len()).filter(|&index| texts[index].len() + 2 > MAX_TOKENS).collect(),
-                tokens: lengths.map(|length| length.min(MAX_TOKENS)).sum(),
+                tokens: lengths.map(|length| length.min(MAX_TOKENS)).collect(),
             })
         }
         .boxed()
@@ -175,9 +175,9 @@ async fn what_was_cut_and_how_much_was_read_is_kept() {
     for _ in 0..2 {
         let found = ask(&cache, &embedder, &["ab", "longer text", "abcd"]).await.unwrap();
         assert_eq!(found.embeddings.truncated, [1]);
-        assert_eq!(found.embeddings.tokens, 4 + MAX_TOKENS + 6);
+        assert_eq!(found.embeddings.tokens, [4, MAX_TOKENS, 6]);
     }
-    assert_eq!(ask(&cache, &embedder, &["abcd"]).await.unwrap().embeddings.tokens, 6);
+    assert_eq!(ask(&cache, &embedder, &["abcd"]).await.unwrap().embeddings.tokens, [6]);
     assert_eq!(embedder.calls().len(), 1);
 }
 
@@ -346,13 +346,4 @@ fn a_value_survives_redis_and_a_damaged_one_does_not() {
     assert_eq!(decode(&flagged, DIMENSION), None);
     let not_a_number = [&bytes[..5], &f32::NAN.to_le_bytes(), &bytes[9..]].concat();
     assert_eq!(decode(&not_a_number, DIMENSION), None);
-}
-
-#[test]
-fn tokens_are_shared_out_exactly() {
-    assert_eq!(tokens_of_each(&[3], 5, 256), [5]);
-    assert_eq!(tokens_of_each(&[3, 10, 300], 5 + 12 + 256, 256), [5, 12, 256]);
-    assert_eq!(tokens_of_each(&[300, 400], 512, 256), [256, 256]);
-    assert_eq!(tokens_of_each(&[3, 4], 0, 256), [3, 4]);
-    assert_eq!(tokens_of_each(&[], 0, 256), [0; 0]);
 }

@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn a_caller_that_left_stops_the_work() {
         let (parts, receiver) = mpsc::unbounded_channel();
-        let request = GenerateRequest { messages: Vec::new(), max_tokens: 1, temperature: 0.0, seed: None };
+        let request = GenerateRequest { max_tokens: 1, ..GenerateRequest::default() };
         let job = Job { request, parts, span: Span::none() };
         assert!(send(&job, None).is_ok());
         assert!(send(&job, Some("text".into())).is_ok());

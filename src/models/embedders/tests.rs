@@ -25,7 +25,7 @@ impl Embedder for Named {
         Ok(Vec::new())
     }
     fn embed(&self, _: Vec<String>, _: TextRole, _: Lane) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        async { Ok(Embeddings { vectors: Vec::new(), truncated: Vec::new(), tokens: 0 }) }.boxed()
+        async { Ok(Embeddings { vectors: Vec::new(), truncated: Vec::new(), tokens: Vec::new() }) }.boxed()
     }
 }
 

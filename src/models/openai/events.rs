@@ -1,75 +1,174 @@
 //! Reads the events of a streamed chat completion.
 
-use async_openai::types::stream::StreamResponse;
-use futures_util::{StreamExt, stream};
-use reqwest::{StatusCode, header::HeaderMap};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use serde_json::Value;
-use tokio::time::timeout;
 
-use super::explain;
-use crate::models::server::{Server, message_of};
-use crate::models::{GeneratedPart, GenerationStream, ModelError, Usage};
+use super::{
+    reply::{Patience, broken_off, error_in},
+    sse::{EventReader, TooLong},
+};
+use crate::models::{
+    GeneratedPart, GenerationStream, ModelError, Usage,
+    forward::{Chunk, ForwardError},
+};
 
-/// The parts of an answer, from its events. They are read as plain JSON, so
-/// that an unexpected or missing field elsewhere in an event does no harm.
-pub fn parts(server: Server, events: StreamResponse<Value>) -> GenerationStream {
-    let reader = Reader { server, events, usage: None, ended: false };
+/// Events until the answer is complete; an error is the last item.
+pub type EventStream = BoxStream<'static, Result<Event, ForwardError>>;
+
+/// A chunk of a completion: as it was written, and what it says.
+#[derive(Debug)]
+pub struct Event {
+    data: String,
+    value: Value,
+}
+
+impl Event {
+    /// An event that says this.
+    pub fn of(value: Value) -> Self {
+        Self { data: value.to_string(), value }
+    }
+
+    /// The event as it is passed on.
+    pub fn into_chunk(self) -> Chunk {
+        Chunk { usage: usage_of(&self.value), data: self.data }
+    }
+
+    /// The text of the first choice, if there is any.
+    fn text(&self) -> Option<&str> {
+        self.value.pointer("/choices/0/delta/content")?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// Whether a choice ends here. Some servers send an empty reason with every event.
+    fn ends_choice(&self) -> bool {
+        let choices = self.value.get("choices").and_then(Value::as_array);
+        choices.into_iter().flatten().any(|choice| {
+            choice.get("finish_reason").and_then(Value::as_str).is_some_and(|reason| !reason.is_empty())
+        })
+    }
+}
+
+/// The tokens that a completion or chunk counts, if it does.
+pub fn usage_of(value: &Value) -> Option<Usage> {
+    let usage = value.get("usage").filter(|usage| usage.is_object())?;
+    let count = |key: &str| usage[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    Some(Usage { prompt_tokens: count("prompt_tokens"), completion_tokens: count("completion_tokens") })
+}
+
+/// The text of an answer and, last, its usage.
+pub fn parts(events: EventStream) -> GenerationStream {
+    stream::unfold(Some((events, None)), next_part).boxed()
+}
+
+type Rest = Option<(EventStream, Option<Usage>)>;
+
+async fn next_part(rest: Rest) -> Option<(Result<GeneratedPart, ModelError>, Rest)> {
+    let (mut events, mut usage) = rest?;
+    loop {
+        match events.next().await {
+            Some(Ok(event)) => {
+                usage = usage_of(&event.value).or(usage);
+                if let Some(text) = event.text() {
+                    return Some((Ok(GeneratedPart::Text(text.to_owned())), Some((events, usage))));
+                }
+            }
+            Some(Err(error)) => return Some((Err(error.error), None)),
+            None => return usage.map(|usage| (Ok(GeneratedPart::Usage(usage)), None)),
+        }
+    }
+}
+
+/// The events of a body, as they arrive.
+pub fn read_events(patience: Patience, body: BoxStream<'static, reqwest::Result<Bytes>>) -> EventStream {
+    let reader = Reader {
+        patience,
+        body,
+        events: EventReader::default(),
+        begun: false,
+        complete: false,
+        ended: false,
+    };
     stream::unfold(reader, Reader::next).boxed()
 }
 
 struct Reader {
-    server: Server,
-    events: StreamResponse<Value>,
-    usage: Option<Usage>,
+    patience: Patience,
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    events: EventReader,
+    /// An event has been read.
+    begun: bool,
+    /// A choice has ended: the body may end too, for some servers never send `[DONE]`.
+    complete: bool,
+    /// There is nothing more to read.
     ended: bool,
 }
 
 impl Reader {
-    async fn next(mut self) -> Option<(Result<GeneratedPart, ModelError>, Self)> {
-        while !self.ended {
-            let Ok(event) = timeout(self.server.timeout, self.events.next()).await else {
-                self.ended = true;
-                return Some((Err(self.server.timed_out()), self));
-            };
-            let text = match event {
-                Some(Ok(event)) => self.read(&event),
-                Some(Err(error)) => Err(explain(&self.server, error)),
-                None => {
-                    self.ended = true;
-                    return self.usage.map(|usage| (Ok(GeneratedPart::Usage(usage)), self));
+    async fn next(mut self) -> Option<(Result<Event, ForwardError>, Self)> {
+        loop {
+            match self.events.pop() {
+                Some(data) if data.trim() == "[DONE]" => return None,
+                Some(data) => {
+                    let event = self.read(data);
+                    return Some((self.last_if_error(event), self));
                 }
-            };
-            match text {
-                Ok(None) => {}
-                Ok(Some(text)) => return Some((Ok(GeneratedPart::Text(text)), self)),
-                Err(error) => {
-                    self.ended = true;
-                    return Some((Err(error), self));
+                None if self.ended && self.complete => return None,
+                None if self.ended => {
+                    let reason = if self.begun {
+                        "the answer broke off before its end"
+                    } else {
+                        "it answered with no events"
+                    };
+                    let error = self.patience.server.unavailable(reason.to_owned());
+                    return Some((self.last_if_error(Err(error.into())), self));
+                }
+                None => {
+                    if let Err(error) = self.fill().await {
+                        return Some((self.last_if_error(Err(error.into())), self));
+                    }
                 }
             }
         }
-        None
     }
 
-    /// The text of an event, if it has any.
-    fn read(&mut self, event: &Value) -> Result<Option<String>, ModelError> {
-        let choices = event.get("choices");
-        if choices.is_none() && message_of(event).is_some() {
-            let code = [event.pointer("/error/code"), event.get("code")].into_iter().flatten();
-            let code = code.filter_map(Value::as_u64).find_map(|code| u16::try_from(code).ok());
-            let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-            let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            return Err(self.server.refusal(status, &HeaderMap::new(), &event.to_string()));
+    /// Takes the next bytes of the body.
+    async fn fill(&mut self) -> Result<(), ModelError> {
+        let server = &self.patience.server;
+        match self.patience.wait(self.body.next()).await? {
+            Some(Ok(bytes)) => self
+                .events
+                .push(&bytes)
+                .map_err(|TooLong| server.unavailable("it sent an event without end".to_owned())),
+            Some(Err(error)) => Err(broken_off(server, error)),
+            None => {
+                self.ended = true;
+                self.events.finish();
+                Ok(())
+            }
         }
-        if let Some(usage) = event.get("usage").filter(|usage| usage.is_object()) {
-            let count = |key: &str| usage[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-            let (prompt_tokens, completion_tokens) = (count("prompt_tokens"), count("completion_tokens"));
-            self.usage = Some(Usage { prompt_tokens, completion_tokens });
+    }
+
+    fn read(&mut self, data: String) -> Result<Event, ForwardError> {
+        let server = &self.patience.server;
+        let value = serde_json::from_str(&data)
+            .map_err(|error| server.unavailable(format!("it sent an event that is no JSON: {error}")))?;
+        if let Some(error) = error_in(server, &value) {
+            return Err(error);
         }
-        let choice = choices.and_then(|choices| choices.get(0));
-        let text = choice.and_then(|choice| {
-            choice.pointer("/delta/content").or_else(|| choice.pointer("/message/content"))
-        });
-        Ok(text.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned))
+        let event = Event { data, value };
+        self.begun = true;
+        self.complete |= event.ends_choice();
+        Ok(event)
+    }
+
+    fn last_if_error(&mut self, event: Result<Event, ForwardError>) -> Result<Event, ForwardError> {
+        if event.is_err() {
+            (self.ended, self.complete) = (true, true);
+            self.events = EventReader::default();
+        }
+        event
     }
 }

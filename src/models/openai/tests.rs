@@ -7,18 +7,15 @@ use wiremock::{
 
 use super::*;
 use crate::models::{GeneratedPart, Speaker, Usage};
+use tokio::time::timeout;
 
 const KEY: &str = "sk-very-secret";
 
 fn entry(base_url: &str) -> OpenAiEntry {
-    OpenAiEntry {
-        name: "remote".into(),
-        base_url: base_url.parse().unwrap(),
-        model: "some-model".into(),
-        api_key_env: Some("SOME_KEY".into()),
-        context_tokens: 8192,
-        timeout_ms: 300,
-    }
+    let mut entry = OpenAiEntry::new("remote", base_url.parse().unwrap(), "some-model", 8192);
+    entry.api_key_env = Some("SOME_KEY".into());
+    entry.timeouts.first_byte_ms = 300;
+    entry
 }
 
 fn request() -> GenerateRequest {
@@ -26,7 +23,14 @@ fn request() -> GenerateRequest {
         Message { speaker: Speaker::System, text: "Be brief.".into() },
         Message { speaker: Speaker::User, text: "Hello?".into() },
     ];
-    GenerateRequest { messages, max_tokens: 32, temperature: 0.0, seed: Some(7) }
+    GenerateRequest {
+        messages,
+        max_tokens: 32,
+        top_p: Some(0.5),
+        seed: Some(7),
+        stop: vec!["\n\n".into()],
+        ..GenerateRequest::default()
+    }
 }
 
 /// A server that answers every completion in this way.
@@ -79,6 +83,8 @@ async fn an_answer_is_streamed_with_its_usage_last() {
         ],
         "max_tokens": 32,
         "seed": 7,
+        "top_p": 0.5,
+        "stop": ["\n\n"],
         "stream": true,
         "stream_options": { "include_usage": true },
     });
@@ -236,7 +242,7 @@ async fn dropping_the_stream_closes_the_connection() {
         socket.read_to_end(&mut received).await.unwrap();
     });
     let mut entry = entry(&format!("http://{address}/v1"));
-    entry.timeout_ms = 60_000;
+    entry.timeouts.first_byte_ms = 60_000;
     let generator = OpenAiGenerator::new(&entry, None).unwrap();
     let mut stream = generator.generate(request()).await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), text("Half"));
@@ -264,7 +270,7 @@ fn a_key_that_no_header_can_carry_is_refused_without_showing_it() {
 #[test]
 fn openai_itself_gets_the_new_name_of_the_limit() {
     let generator = OpenAiGenerator::new(&entry("https://api.openai.com/v1"), None).unwrap();
-    let body = generator.body(&request());
+    let body = generator.body(&request()).unwrap();
     assert_eq!(body["max_completion_tokens"], 32);
     assert!(body.get("max_tokens").is_none());
 }
@@ -277,4 +283,143 @@ fn counts_are_on_the_high_side() {
     assert_eq!(generator.count_tokens("The quick brown fox jumps over the lazy dog."), 13);
     assert_eq!(generator.count_tokens("2026-11-24"), 10);
     assert_eq!(generator.count_tokens("日本"), 3);
+}
+
+#[tokio::test]
+async fn what_is_no_completion_is_told_apart() {
+    let json = |body: &str| ResponseTemplate::new(200).set_body_raw(body.to_owned(), "application/json");
+    let events = |body: &str| ResponseTemplate::new(200).set_body_raw(body.to_owned(), "text/event-stream");
+    for (response, wanted) in [
+        (json(""), "answered with nothing"),
+        (json("{\"ok\": true}"), "no completion: {\"ok\": true}"),
+        (json("%PDF-1.7"), "no completion: %PDF"),
+        (json("<html>"), "web page"),
+        (json("{\"choices\": \"none\"}"), "no completion"),
+        (ResponseTemplate::new(200), "no events"),
+        (events("hello\n\n"), "no events"),
+    ] {
+        let error = only_error(response).await;
+        assert!(matches!(error, ModelError::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_stream_is_no_answer() {
+    let half = format!("data: {}\n\n", delta("Half"));
+    let ended = "data: {\"choices\": [{\"delta\": {}, \"finish_reason\": \"stop\"}]}\n\n";
+    let whole = format!("{half}{ended}");
+    for (body, complete) in [(half, false), (whole, true)] {
+        let response = ResponseTemplate::new(200).set_body_raw(body, "text/event-stream");
+        let parts = ask(&server(response).await).await;
+        assert_eq!(parts[0].as_ref().unwrap(), &text("Half"));
+        match complete {
+            // Without `[DONE]`, which some servers never send.
+            true => assert_eq!(parts.len(), 1),
+            false => assert!(parts[1].as_ref().unwrap_err().to_string().contains("broke off"), "{parts:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_with_status_200_has_the_code_that_it_names() {
+    let busy = json!({ "error": { "message": "later", "code": "429" } });
+    assert!(matches!(
+        only_error(ResponseTemplate::new(200).set_body_json(busy)).await,
+        ModelError::Overloaded { .. }
+    ));
+    let odd = json!({ "error": { "message": "token expired", "code": 1302 } });
+    let error = only_error(ResponseTemplate::new(200).set_body_json(odd)).await;
+    assert!(matches!(error, ModelError::Unavailable { .. }), "{error:?}");
+    let flat = json!({ "error": "no such model", "choices": [] });
+    let error = only_error(ResponseTemplate::new(200).set_body_json(flat)).await;
+    assert!(error.to_string().contains("no such model"), "{error}");
+}
+
+#[tokio::test]
+async fn a_date_and_milliseconds_say_when_to_come_back_too() {
+    let date = time::OffsetDateTime::now_utc() + Duration::from_secs(100);
+    let date = date.format(&time::format_description::well_known::Rfc2822).unwrap();
+    let date = date.replace("+0000", "GMT");
+    for (header, value, least, most) in
+        [("retry-after", date.as_str(), 50_000, 100_000), ("retry-after-ms", "250", 250, 250)]
+    {
+        let error = only_error(ResponseTemplate::new(429).insert_header(header, value)).await;
+        let ModelError::Overloaded { retry_after, .. } = error else { panic!("{error:?}") };
+        assert!((least..=most).contains(&retry_after.as_millis()), "{header}: {retry_after:?}");
+    }
+}
+
+async fn forward(response: ResponseTemplate, body: Value) -> Result<Forwarded, ForwardError> {
+    let server = server(response).await;
+    let entry = entry(&format!("{}/v1", server.uri()));
+    let generator = OpenAiGenerator::new(&entry, Some(KEY.to_owned().into())).unwrap();
+    let Value::Object(mut body) = body else { panic!("{body}") };
+    let forwarded = generator.forwarder().unwrap().forward(body.clone()).await;
+    let sent = server.received_requests().await.unwrap().remove(0);
+    body.insert("model".into(), "some-model".into());
+    assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), Value::Object(body));
+    forwarded
+}
+
+#[tokio::test]
+async fn a_forwarded_request_and_its_answer_stay_as_they_are() {
+    let asked =
+        json!({ "model": "remote", "tools": [{ "type": "function" }], "x_unknown": 7, "stream": false });
+    let answer = r#"{"id":"a", "choices":[{"message":{"tool_calls":[]}}], "usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+    let response = ResponseTemplate::new(200).set_body_raw(answer, "application/json");
+    let Forwarded::Whole(whole) = forward(response, asked.clone()).await.unwrap() else { panic!() };
+    assert_eq!(whole.body, answer);
+    assert_eq!(whole.usage, Some(Usage { prompt_tokens: 3, completion_tokens: 4 }));
+
+    let mut asked = asked;
+    asked["stream"] = true.into();
+    let chunks = [delta("Hi"), json!({ "choices": [{ "delta": {}, "finish_reason": "tool_calls" }] })];
+    let Forwarded::Stream(stream) = forward(events(&chunks), asked.clone()).await.unwrap() else { panic!() };
+    let received: Vec<String> = stream.map(|chunk| chunk.unwrap().data).collect().await;
+    assert_eq!(received, chunks.map(|chunk| chunk.to_string()));
+
+    // A server that cannot stream.
+    let response = ResponseTemplate::new(200).set_body_raw(answer, "application/json");
+    let Forwarded::Stream(stream) = forward(response, asked).await.unwrap() else { panic!() };
+    let chunks: Vec<_> = stream.map(Result::unwrap).collect().await;
+    let chunk: Value = serde_json::from_str(&chunks[0].data).unwrap();
+    assert_eq!((chunks.len(), &chunk["object"]), (1, &json!("chat.completion.chunk")));
+    assert_eq!(chunk["choices"][0]["delta"], json!({ "tool_calls": [] }));
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_in_the_servers_own_words_but_not_one_about_the_key() {
+    let body = json!({ "error": { "message": "bad tools", "param": "tools", "code": null } });
+    let response = ResponseTemplate::new(400).set_body_json(&body);
+    let error = forward(response, json!({ "model": "m" })).await.err().unwrap();
+    assert!(error.is_callers_fault());
+    let refusal = error.refusal.unwrap();
+    assert_eq!((refusal.status, refusal.body), (400, body.to_string()));
+
+    let body = json!({ "error": { "message": format!("Incorrect API key: {KEY}") } });
+    let response = ResponseTemplate::new(401).set_body_json(body);
+    let error = forward(response, json!({ "model": "m" })).await.err().unwrap();
+    assert_eq!(error.refusal, None);
+    assert!(!error.to_string().contains(KEY));
+
+    let broken = events(&[delta("Half"), json!({ "error": { "message": "crash", "code": 503 } })]);
+    let Forwarded::Stream(stream) = forward(broken, json!({ "stream": true })).await.unwrap() else {
+        panic!()
+    };
+    let last = stream.collect::<Vec<_>>().await.pop().unwrap().err().unwrap();
+    assert_eq!(last.refusal.unwrap().status, 503);
+}
+
+#[tokio::test]
+async fn the_whole_answer_has_a_time_limit() {
+    let mut entry = entry("http://127.0.0.1:1/v1");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    entry.base_url = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+    entry.timeouts.first_byte_ms = 60_000;
+    entry.timeouts.whole_ms = 200;
+    let generator = OpenAiGenerator::new(&entry, None).unwrap();
+    // Connections are accepted by the kernel; nobody answers.
+    let error = generator.generate(request()).await.err().unwrap();
+    assert!(matches!(error, ModelError::TimedOut { after, .. } if after.as_millis() == 200), "{error:?}");
 }

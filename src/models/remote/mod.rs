@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Embedder, Embeddings, Lane, ModelError, TextRole, Token,
-    server::{Server, chain, client},
+    server::{CONNECT_TIMEOUT, Server, chain, client},
     vectors::scale_to_one,
 };
 use crate::config::{EmbedderEntry, EmbeddingSpace, Prefixes, RemoteApi, RemoteSettings};
@@ -38,7 +38,7 @@ pub struct RemoteEmbedder {
     key: Option<SecretString>,
 }
 
-/// The vectors of one batch, and the tokens that the server counted.
+/// The vectors of one batch, and the tokens that the server counted in all of it.
 struct Answer {
     vectors: Vec<Vec<f32>>,
     tokens: usize,
@@ -63,7 +63,8 @@ impl RemoteEmbedder {
             key_variable: settings.api_key_env.clone(),
             timeout: Duration::from_millis(settings.timeout_ms),
         };
-        let http = client(&settings.base_url).map_err(|error| server.failed(chain(&error)))?;
+        let http =
+            client(&settings.base_url, CONNECT_TIMEOUT).map_err(|error| server.failed(chain(&error)))?;
         Ok(Self {
             space,
             prefixes: entry.prefixes.clone(),
@@ -81,7 +82,8 @@ impl RemoteEmbedder {
         let batches = texts.chunks(self.settings.batch).map(|batch| self.batch(batch));
         let answers: Vec<Answer> =
             stream::iter(batches.collect::<Vec<_>>()).buffered(CONCURRENT).try_collect().await?;
-        let tokens = answers.iter().map(|answer| answer.tokens).sum();
+        let batches = texts.chunks(self.settings.batch).zip(&answers);
+        let tokens = batches.flat_map(|(texts, answer)| shared_out(answer.tokens, texts)).collect();
         let vectors = answers.into_iter().flat_map(|answer| answer.vectors).collect();
         // Neither API cuts silently: both are asked to refuse what is too long.
         Ok(Embeddings { vectors, truncated: Vec::new(), tokens })
@@ -188,6 +190,20 @@ impl RemoteEmbedder {
         }
         Ok(answer)
     }
+}
+
+/// `total` tokens shared among texts by what each is estimated to have.
+fn shared_out(total: usize, texts: &[String]) -> Vec<usize> {
+    let estimates: Vec<usize> = texts.iter().map(|text| super::estimate_tokens(text) + 1).collect();
+    let all: usize = estimates.iter().sum();
+    let (mut seen, mut given) = (0, 0);
+    let share = |estimate: usize| {
+        seen += estimate;
+        let share = total * seen / all - given;
+        given += share;
+        share
+    };
+    estimates.into_iter().map(share).collect()
 }
 
 fn vector(numbers: &Value) -> Option<Vec<f32>> {

@@ -1,17 +1,19 @@
 //! The queue in front of a model.
 //!
-//! Each model has an OS thread of its own. Callers' items (tokenised texts,
-//! decoded images) wait in two lanes; the thread joins what waits, of whichever
-//! callers, into batches of a bounded cost. There is no timer: on an idle model
-//! an item runs at once, and while a batch runs the next one gathers.
+//! Each model has two lanes, and for each an OS thread of its own. Callers' items (tokenised
+//! texts, decoded images) wait in them; the thread joins what waits, of whichever callers, into
+//! batches of a bounded cost. There is no timer: on an idle model an item runs at once, and while
+//! a batch runs the next one gathers. Within a lane callers take turns item by item.
 //!
-//! The interactive lane goes first. A bulk batch lets interactive items pass at
-//! every point where the model calls `pause`, and bulk work that has waited for
-//! [`Limits::ageing`] gets its turn all the same, so neither lane starves the other.
-//! Within a lane callers take turns item by item.
+//! Interactive batches are computed on rayon's own pool, bulk ones on a second pool
+//! ([`background`]) whose threads have a lower priority: the operating system takes the cores from
+//! them the moment that an interactive batch begins, wherever in its arithmetic a bulk batch is.
+//! While a bulk batch has been running for longer than [`Limits::ageing`], the interactive lane rests
+//! a little after each batch, so that neither lane starves the other.
 //!
 //! Absent here: what an item is.
 
+mod background;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -19,48 +21,40 @@ mod tests;
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
 
 use self::queue::{Queue, Taken, Ticket};
-use super::{Lane, ModelError};
+use super::{Lane, ModelError, deadline::Deadline};
 
 /// A model that computes batches.
 pub trait BatchModel: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
     type Output: Send + 'static;
 
-    /// One output for each item, in their order.
-    ///
-    /// `pause` may be called from any thread wherever another batch could be computed in between;
-    /// it may call [`BatchModel::run`] again. A model that cannot pause never calls it.
-    fn run(&self, items: &[&Self::Item], pause: Pause<'_>) -> Result<Vec<Self::Output>, ModelError>;
+    /// One output for each item, in their order. What it does on several threads belongs on the
+    /// rayon pool that it is called on.
+    fn run(&self, items: &[&Self::Item]) -> Result<Vec<Self::Output>, ModelError>;
 }
-
-/// Called by a model to let more urgent work pass.
-pub type Pause<'a> = &'a (dyn Fn() + Sync);
 
 /// Bounds of a scheduler; costs are those that callers give with their items (tokens of a text).
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Cost of an interactive batch. A single item may cost more.
     pub interactive_batch: usize,
-    /// Cost of a bulk batch: a model that cannot pause keeps interactive items waiting for as long.
+    /// Cost of a bulk batch.
     pub bulk_batch: usize,
     /// Cost of all items that wait in one lane. A lane that is empty takes a call of any size.
     pub queue: usize,
-    /// Bulk work that has waited for longer goes ahead of interactive work, once.
+    /// A bulk batch that has been running for longer gets a tenth of the time for itself.
     pub ageing: Duration,
 }
 
-/// Sends items to a model's thread. The thread ends when the scheduler is dropped.
+/// Sends items to a model's threads. They end when the scheduler is dropped.
 pub struct Scheduler<M: BatchModel> {
     shared: Arc<Shared<M>>,
 }
@@ -69,29 +63,31 @@ struct Shared<M: BatchModel> {
     name: String,
     model: M,
     limits: Limits,
+    interactive: Line<M>,
+    bulk: Line<M>,
+}
+
+/// A lane's queue and the bell that wakes its thread.
+struct Line<M: BatchModel> {
     queue: Mutex<Queue<M::Item, M::Output>>,
     arrived: Condvar,
-    /// Calls that wait in the interactive lane, readable without the lock.
-    urgent: AtomicUsize,
 }
 
 impl<M: BatchModel> Scheduler<M> {
-    /// Starts the thread. `name` is the model's, for errors and the thread.
+    /// Starts the threads. `name` is the model's, for errors and the threads.
     pub fn start(name: &str, limits: Limits, model: M) -> Result<Self, ModelError> {
-        let shared = Arc::new(Shared {
-            name: name.to_owned(),
-            model,
-            limits,
-            queue: Mutex::new(Queue::new()),
-            arrived: Condvar::new(),
-            urgent: AtomicUsize::new(0),
-        });
-        let worker = Arc::clone(&shared);
-        thread::Builder::new()
-            .name(format!("model-{name}"))
-            .spawn(move || worker.serve())
-            .map_err(|error| ModelError::Failed { model: name.to_owned(), reason: error.to_string() })?;
-        Ok(Self { shared })
+        let shared =
+            Shared { name: name.to_owned(), model, limits, interactive: Line::new(), bulk: Line::new() };
+        // Dropped before both run, it ends the one that does.
+        let scheduler = Self { shared: Arc::new(shared) };
+        for (lane, label) in [(Lane::Interactive, "model"), (Lane::Bulk, "bulk")] {
+            let worker = Arc::clone(&scheduler.shared);
+            thread::Builder::new()
+                .name(format!("{label}-{name}"))
+                .spawn(move || worker.serve(lane))
+                .map_err(|error| scheduler.shared.failed(error.to_string()))?;
+        }
+        Ok(scheduler)
     }
 
     pub fn model(&self) -> &M {
@@ -99,9 +95,10 @@ impl<M: BatchModel> Scheduler<M> {
     }
 
     /// Computes `items`, each with its cost; outputs in their order. Dropping the future cancels
-    /// what has not begun.
+    /// what has not begun, and so does the caller's [`Deadline`].
     ///
-    /// Fails with [`ModelError::Overloaded`] at once where the lane is full, and as the model does.
+    /// Fails with [`ModelError::Overloaded`] at once where the lane is full, with
+    /// [`ModelError::TimedOut`] at the deadline, and as the model does.
     pub async fn submit(
         &self,
         items: Vec<(M::Item, usize)>,
@@ -111,93 +108,65 @@ impl<M: BatchModel> Scheduler<M> {
             return Ok(Vec::new());
         }
         let (reply, answer) = oneshot::channel();
-        let ticket = Ticket::new(items.len(), reply);
-        {
-            let mut queue = self.shared.lock();
-            queue.admit(items, ticket, lane, self.shared.limits.queue).map_err(|retry_after| {
-                ModelError::Overloaded { model: self.shared.name.clone(), retry_after }
-            })?;
-            self.shared.publish(&queue);
+        let deadline = Deadline::current();
+        if let Some(deadline) = deadline.filter(Deadline::has_passed) {
+            return Err(deadline.missed(self.shared.name.clone()));
         }
-        self.shared.arrived.notify_one();
-        answer.await.map_err(|_| self.shared.failed("its thread has stopped; restart ragway".into()))?
+        let ticket = Ticket::new(items.len(), deadline, reply);
+        let Shared { name, limits, .. } = self.shared.as_ref();
+        let line = self.shared.line(lane);
+        line.lock()
+            .admit(items, ticket, limits.queue)
+            .map_err(|retry_after| ModelError::Overloaded { model: name.clone(), retry_after })?;
+        line.arrived.notify_one();
+        let answered = match deadline {
+            Some(deadline) => match deadline.wait(answer).await {
+                // A call that is dropped at its deadline has no other answer.
+                Some(Err(_)) if deadline.has_passed() => return Err(deadline.missed(name.clone())),
+                Some(answered) => answered,
+                None => return Err(deadline.missed(name.clone())),
+            },
+            None => answer.await,
+        };
+        answered.map_err(|_| self.shared.failed("its thread has stopped; restart ragway".into()))?
     }
 }
 
 impl<M: BatchModel> Drop for Scheduler<M> {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.arrived.notify_one();
+        for line in [&self.shared.interactive, &self.shared.bulk] {
+            line.lock().closed = true;
+            line.arrived.notify_one();
+        }
     }
 }
 
 impl<M: BatchModel> Shared<M> {
-    /// Works until the scheduler is dropped.
-    fn serve(&self) {
-        while let Some((batch, lane)) = self.next() {
-            let cost = batch.iter().map(|taken| taken.cost).sum();
-            let started = Instant::now();
-            match lane {
-                Lane::Interactive => self.compute(batch, &|| {}),
-                Lane::Bulk => {
-                    let passing = Passing::new();
-                    self.compute(batch, &|| self.let_pass(&passing));
-                }
-            }
-            self.lock().done(lane, cost, started.elapsed());
-        }
-    }
-
-    /// Waits for work; nothing once the scheduler is dropped.
-    fn next(&self) -> Option<(Batch<M>, Lane)> {
-        let mut queue = self.lock();
-        loop {
-            if queue.closed {
-                return None;
-            }
-            if let Some(lane) = queue.turn(self.limits.ageing) {
-                let budget = match lane {
-                    Lane::Interactive => self.limits.interactive_batch,
-                    Lane::Bulk => self.limits.bulk_batch,
-                };
-                let batch = queue.take(lane, budget);
-                self.publish(&queue);
-                if !batch.is_empty() {
-                    return Some((batch, lane));
-                }
-            } else {
-                queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            }
-        }
-    }
-
-    /// Computes what waits in the interactive lane, in the middle of a bulk batch.
-    fn let_pass(&self, passing: &Passing) {
-        if self.urgent.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        // One thread at a time: the others go on with the bulk batch.
-        let Ok(mut spent) = passing.spent.try_lock() else { return };
-        let started = Instant::now();
-        if *spent > passing.allowed(started) {
-            return;
-        }
-        let batch = {
-            let mut queue = self.lock();
-            let batch = queue.take(Lane::Interactive, self.limits.interactive_batch);
-            self.publish(&queue);
-            batch
+    /// Works in a lane until the scheduler is dropped.
+    fn serve(&self, lane: Lane) {
+        let line = self.line(lane);
+        let budget = match lane {
+            Lane::Interactive => self.limits.interactive_batch,
+            Lane::Bulk => self.limits.bulk_batch,
         };
-        if !batch.is_empty() {
-            self.compute(batch, &|| {});
+        while let Some(batch) = line.next(budget) {
+            let cost = batch.iter().map(|taken| taken.cost).sum();
+            match (lane, background::POOL.as_ref()) {
+                (Lane::Bulk, Some(pool)) => pool.install(|| self.compute(batch)),
+                (Lane::Bulk, None) | (Lane::Interactive, _) => self.compute(batch),
+            }
+            let elapsed = line.lock().done(cost);
+            if lane == Lane::Interactive {
+                let bulk = self.bulk.lock().running();
+                thread::sleep(rest(bulk, self.limits.ageing, elapsed));
+            }
         }
-        *spent += started.elapsed();
     }
 
     /// Runs a batch and tells its callers. When it fails, each caller's items are run alone, so
     /// that only the one whose item it was gets the error.
-    fn compute(&self, batch: Batch<M>, pause: Pause<'_>) {
-        let error = match self.run(&batch, pause) {
+    fn compute(&self, batch: Batch<M>) {
+        let error = match self.run(&batch) {
             Ok(outputs) => {
                 for (taken, output) in batch.into_iter().zip(outputs) {
                     taken.ticket.deliver(taken.index, output);
@@ -210,7 +179,7 @@ impl<M: BatchModel> Shared<M> {
         let alone = callers.len() == 1;
         for batch in callers {
             let ticket = Arc::clone(&batch[0].ticket);
-            let result = if alone { Err(error.clone()) } else { self.run(&batch, pause) };
+            let result = if alone { Err(error.clone()) } else { self.run(&batch) };
             match result {
                 Ok(outputs) => {
                     for (taken, output) in batch.into_iter().zip(outputs) {
@@ -222,13 +191,9 @@ impl<M: BatchModel> Shared<M> {
         }
     }
 
-    fn run(
-        &self,
-        batch: &[Taken<M::Item, M::Output>],
-        pause: Pause<'_>,
-    ) -> Result<Vec<M::Output>, ModelError> {
+    fn run(&self, batch: &[Taken<M::Item, M::Output>]) -> Result<Vec<M::Output>, ModelError> {
         let items: Vec<&M::Item> = batch.iter().map(|taken| &taken.item).collect();
-        let outputs = catch_unwind(AssertUnwindSafe(|| self.model.run(&items, pause)))
+        let outputs = catch_unwind(AssertUnwindSafe(|| self.model.run(&items)))
             .unwrap_or_else(|panic| Err(self.failed(format!("it panicked: {}", message(&*panic)))))?;
         if outputs.len() == items.len() {
             Ok(outputs)
@@ -237,12 +202,11 @@ impl<M: BatchModel> Shared<M> {
         }
     }
 
-    fn publish(&self, queue: &Queue<M::Item, M::Output>) {
-        self.urgent.store(queue.calls(Lane::Interactive), Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue<M::Item, M::Output>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn line(&self, lane: Lane) -> &Line<M> {
+        match lane {
+            Lane::Interactive => &self.interactive,
+            Lane::Bulk => &self.bulk,
+        }
     }
 
     fn failed(&self, reason: String) -> ModelError {
@@ -252,21 +216,35 @@ impl<M: BatchModel> Shared<M> {
 
 type Batch<M> = Vec<Taken<<M as BatchModel>::Item, <M as BatchModel>::Output>>;
 
-/// How much of a bulk batch's time went to interactive items.
-struct Passing {
-    started: Instant,
-    spent: Mutex<Duration>,
+impl<M: BatchModel> Line<M> {
+    fn new() -> Self {
+        Self { queue: Mutex::new(Queue::new()), arrived: Condvar::new() }
+    }
+
+    /// Waits for work; nothing once the scheduler is dropped.
+    fn next(&self, budget: usize) -> Option<Batch<M>> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            let batch = queue.take(budget);
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<M::Item, M::Output>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Passing {
-    fn new() -> Self {
-        Self { started: Instant::now(), spent: Mutex::new(Duration::ZERO) }
-    }
-
-    /// Four fifths of the time so far, so that on a single thread a bulk batch still ends.
-    fn allowed(&self, now: Instant) -> Duration {
-        (now - self.started) * 4 / 5
-    }
+/// How long the interactive lane leaves the cores to a bulk batch that has been running for `bulk`,
+/// after a batch of its own that took `elapsed`.
+fn rest(bulk: Duration, ageing: Duration, elapsed: Duration) -> Duration {
+    if bulk > ageing { elapsed / 9 } else { Duration::ZERO }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -1,4 +1,4 @@
-//! Calls that wait, and what the next batch is made of.
+//! Calls that wait in a lane, and what the next batch is made of.
 
 use std::{
     collections::VecDeque,
@@ -8,22 +8,17 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Lane, ModelError};
+use crate::models::{ModelError, deadline::Deadline};
 
-/// The two lanes of a model.
+/// The calls of one lane.
 pub struct Queue<I, O> {
     pub closed: bool,
-    interactive: Waiting<I, O>,
-    bulk: Waiting<I, O>,
-    /// Cost computed in a second, smoothed; 0 until something was.
-    rate: f64,
-}
-
-struct Waiting<I, O> {
     calls: VecDeque<Call<I, O>>,
     cost: usize,
-    /// Since when the lane has had work and no turn.
-    since: Instant,
+    /// Cost computed in a second, smoothed; 0 until something was.
+    rate: f64,
+    /// When the batch began that is computed at the moment.
+    begun: Option<Instant>,
 }
 
 /// Items of one call that no batch has taken yet.
@@ -43,6 +38,8 @@ pub struct Taken<I, O> {
 
 /// Collects the outputs of a call.
 pub struct Ticket<O> {
+    /// After it nothing of the call is begun.
+    deadline: Option<Deadline>,
     answer: Mutex<Answer<O>>,
 }
 
@@ -57,116 +54,78 @@ type Reply<O> = oneshot::Sender<Result<Vec<O>, ModelError>>;
 
 impl<I, O> Queue<I, O> {
     pub fn new() -> Self {
-        Self { closed: false, interactive: Waiting::new(), bulk: Waiting::new(), rate: 0.0 }
+        Self { closed: false, calls: VecDeque::new(), cost: 0, rate: 0.0, begun: None }
     }
 
-    /// Puts a call into its lane, or says when there may be room for it.
+    /// Puts a call behind the others, or says when there may be room for it. An empty queue has
+    /// room for a call of any size.
     pub fn admit(
         &mut self,
         items: Vec<(I, usize)>,
         ticket: Arc<Ticket<O>>,
-        lane: Lane,
         limit: usize,
     ) -> Result<(), Duration> {
         let cost: usize = items.iter().map(|(_, cost)| cost).sum();
-        if self.lane(lane).is_full(cost, limit) {
-            self.lane(lane).forget_abandoned();
+        let is_full = |queue: &Self| !queue.calls.is_empty() && queue.cost + cost > limit;
+        if is_full(self) {
+            self.forget_over();
         }
-        if self.lane(lane).is_full(cost, limit) {
-            let ahead = match lane {
-                Lane::Interactive => self.interactive.cost,
-                Lane::Bulk => self.interactive.cost + self.bulk.cost,
-            };
-            let seconds = if self.rate > 0.0 { ahead as f64 / self.rate } else { 1.0 };
+        if is_full(self) {
+            let seconds = if self.rate > 0.0 { self.cost as f64 / self.rate } else { 1.0 };
             return Err(Duration::from_secs_f64(seconds.clamp(1.0, 60.0)));
         }
-        let lane = self.lane(lane);
-        if lane.calls.is_empty() {
-            lane.since = Instant::now();
-        }
-        lane.cost += cost;
+        self.cost += cost;
         let items = items.into_iter().enumerate().map(|(index, (item, cost))| (index, item, cost));
-        lane.calls.push_back(Call { items: items.collect(), ticket });
+        self.calls.push_back(Call { items: items.collect(), ticket });
         Ok(())
     }
 
-    /// Whose turn it is; nobody's where nothing waits.
-    pub fn turn(&self, ageing: Duration) -> Option<Lane> {
-        match (self.interactive.calls.is_empty(), self.bulk.calls.is_empty()) {
-            (true, true) => None,
-            (true, false) => Some(Lane::Bulk),
-            (false, true) => Some(Lane::Interactive),
-            (false, false) if self.bulk.since.elapsed() > ageing => Some(Lane::Bulk),
-            (false, false) => Some(Lane::Interactive),
-        }
-    }
-
-    /// Takes items up to `budget`, at least one, from each call in turn. Calls whose caller left
-    /// are passed over.
-    pub fn take(&mut self, lane: Lane, budget: usize) -> Vec<Taken<I, O>> {
-        let lane = self.lane(lane);
-        lane.since = Instant::now();
+    /// Takes items up to `budget`, at least one where there is one, from each call in turn. Calls
+    /// whose caller left or whose deadline has passed are passed over.
+    pub fn take(&mut self, budget: usize) -> Vec<Taken<I, O>> {
         let (mut batch, mut cost) = (Vec::new(), 0);
-        while let Some(mut call) = lane.calls.pop_front() {
-            if call.ticket.is_abandoned() {
-                lane.cost -= call.cost();
+        while let Some(mut call) = self.calls.pop_front() {
+            if call.ticket.is_over() {
+                self.cost -= call.cost();
                 continue;
             }
             match call.items.front() {
                 None => continue,
                 Some((_, _, next)) if !batch.is_empty() && cost + next > budget => {
-                    lane.calls.push_front(call);
+                    self.calls.push_front(call);
                     break;
                 }
                 Some(_) => {}
             }
             if let Some((index, item, next)) = call.items.pop_front() {
                 cost += next;
-                lane.cost -= next;
+                self.cost -= next;
                 batch.push(Taken { item, cost: next, index, ticket: Arc::clone(&call.ticket) });
             }
             if !call.items.is_empty() {
-                lane.calls.push_back(call);
+                self.calls.push_back(call);
             }
         }
+        self.begun = (!batch.is_empty()).then(Instant::now);
         batch
     }
 
-    /// Notes that a batch took `elapsed`.
-    pub fn done(&mut self, lane: Lane, cost: usize, elapsed: Duration) {
+    /// Notes that the batch which was taken is computed; how long that took.
+    pub fn done(&mut self, cost: usize) -> Duration {
+        let elapsed = self.running();
         let rate = cost as f64 / elapsed.as_secs_f64().max(1e-6);
         self.rate = if self.rate == 0.0 { rate } else { self.rate * 0.8 + rate * 0.2 };
-        self.lane(lane).since = Instant::now();
+        self.begun = None;
+        elapsed
     }
 
-    /// Calls that wait in a lane.
-    pub fn calls(&self, lane: Lane) -> usize {
-        match lane {
-            Lane::Interactive => self.interactive.calls.len(),
-            Lane::Bulk => self.bulk.calls.len(),
-        }
+    /// For how long the batch has been computed that was taken last; zero between two.
+    pub fn running(&self) -> Duration {
+        self.begun.map_or(Duration::ZERO, |begun| begun.elapsed())
     }
 
-    fn lane(&mut self, lane: Lane) -> &mut Waiting<I, O> {
-        match lane {
-            Lane::Interactive => &mut self.interactive,
-            Lane::Bulk => &mut self.bulk,
-        }
-    }
-}
-
-impl<I, O> Waiting<I, O> {
-    fn new() -> Self {
-        Self { calls: VecDeque::new(), cost: 0, since: Instant::now() }
-    }
-
-    /// An empty lane has room for a call of any size.
-    fn is_full(&self, cost: usize, limit: usize) -> bool {
-        !self.calls.is_empty() && self.cost + cost > limit
-    }
-
-    fn forget_abandoned(&mut self) {
-        self.calls.retain(|call| !call.ticket.is_abandoned());
+    fn forget_over(&mut self) {
+        self.calls.retain(|call| !call.ticket.is_over());
         self.cost = self.calls.iter().map(Call::cost).sum();
     }
 }
@@ -179,9 +138,10 @@ impl<I, O> Call<I, O> {
 
 impl<O> Ticket<O> {
     /// For a call of `items` items.
-    pub fn new(items: usize, reply: Reply<O>) -> Arc<Self> {
+    pub fn new(items: usize, deadline: Option<Deadline>, reply: Reply<O>) -> Arc<Self> {
         let outputs = (0..items).map(|_| None).collect();
-        Arc::new(Self { answer: Mutex::new(Answer { outputs, missing: items, reply: Some(reply) }) })
+        let answer = Mutex::new(Answer { outputs, missing: items, reply: Some(reply) });
+        Arc::new(Self { deadline, answer })
     }
 
     /// Keeps the output of item `index`; the last one answers the call.
@@ -206,8 +166,11 @@ impl<O> Ticket<O> {
         }
     }
 
-    /// Whether nobody waits for more outputs.
-    fn is_abandoned(&self) -> bool {
+    /// Whether nobody waits for more outputs, or no longer may.
+    fn is_over(&self) -> bool {
+        if self.deadline.is_some_and(|deadline| deadline.has_passed()) {
+            return true;
+        }
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         answer.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }

@@ -7,15 +7,12 @@ use futures_util::FutureExt;
 
 use super::*;
 
-/// Answers each number with its double. Records batches; every batch waits for a step from the test.
+/// Answers each number with its double. Records batches; every batch waits for a step of its lane
+/// from the test.
 struct Doubling {
     batches: Mutex<mpsc::Sender<Vec<u32>>>,
-    steps: Mutex<mpsc::Receiver<Step>>,
-}
-
-enum Step {
-    Finish,
-    Pause,
+    interactive: Mutex<mpsc::Receiver<()>>,
+    bulk: Mutex<mpsc::Receiver<()>>,
 }
 
 const REFUSED: u32 = 666;
@@ -25,12 +22,12 @@ impl BatchModel for Doubling {
     type Item = u32;
     type Output = u32;
 
-    fn run(&self, items: &[&u32], pause: Pause<'_>) -> Result<Vec<u32>, ModelError> {
+    fn run(&self, items: &[&u32]) -> Result<Vec<u32>, ModelError> {
         let items: Vec<u32> = items.iter().map(|&&item| item).collect();
         self.batches.lock().unwrap().send(items.clone()).unwrap();
-        while matches!(self.steps.lock().unwrap().recv(), Ok(Step::Pause)) {
-            pause();
-        }
+        // Of the two lanes only the bulk one computes on threads of a pool.
+        let steps = if rayon::current_thread_index().is_some() { &self.bulk } else { &self.interactive };
+        let _ = steps.lock().unwrap().recv();
         if items.contains(&REFUSED) {
             return Err(ModelError::Failed { model: "doubling".into(), reason: "it refuses 666".into() });
         }
@@ -42,20 +39,22 @@ impl BatchModel for Doubling {
 struct Bench {
     scheduler: Scheduler<Doubling>,
     batches: mpsc::Receiver<Vec<u32>>,
-    steps: mpsc::Sender<Step>,
+    interactive: mpsc::Sender<()>,
+    bulk: mpsc::Sender<()>,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self::ageing(Duration::MAX)
-    }
-
-    fn ageing(ageing: Duration) -> Self {
-        let limits = Limits { interactive_batch: 4, bulk_batch: 4, queue: 20, ageing };
+        let limits = Limits { interactive_batch: 4, bulk_batch: 4, queue: 20, ageing: Duration::ZERO };
         let (begun, batches) = mpsc::channel();
-        let (steps, gates) = mpsc::channel();
-        let model = Doubling { batches: Mutex::new(begun), steps: Mutex::new(gates) };
-        Self { scheduler: Scheduler::start("doubling", limits, model).unwrap(), batches, steps }
+        let ((interactive, interactive_steps), (bulk, bulk_steps)) = (mpsc::channel(), mpsc::channel());
+        let model = Doubling {
+            batches: Mutex::new(begun),
+            interactive: Mutex::new(interactive_steps),
+            bulk: Mutex::new(bulk_steps),
+        };
+        let scheduler = Scheduler::start("doubling", limits, model).unwrap();
+        Self { scheduler, batches, interactive, bulk }
     }
 
     /// Submits now: the future's first poll puts the items into the queue.
@@ -71,19 +70,30 @@ impl Bench {
         }
     }
 
+    /// Submits when it is polled, under the deadline of then.
+    async fn submit_later(&self, items: &[u32]) -> Result<Vec<u32>, ModelError> {
+        self.scheduler.submit(items.iter().map(|&item| (item, 1)).collect(), Lane::Interactive).await
+    }
+
     /// The next batch that begins.
     fn begun(&self) -> Vec<u32> {
         self.batches.recv_timeout(Duration::from_secs(20)).expect("a batch begins")
     }
 
-    fn step(&self, step: Step) {
-        self.steps.send(step).unwrap();
+    /// Lets a batch of a lane end.
+    fn step(&self, lane: Lane) {
+        let steps = match lane {
+            Lane::Interactive => &self.interactive,
+            Lane::Bulk => &self.bulk,
+        };
+        steps.send(()).unwrap();
     }
 
     /// Lets every batch from now on run to its end.
     fn open(&self) {
         for _ in 0..100 {
-            self.step(Step::Finish);
+            self.step(Lane::Interactive);
+            self.step(Lane::Bulk);
         }
     }
 }
@@ -95,11 +105,11 @@ async fn what_waits_is_joined_into_batches_and_callers_take_turns() {
     assert_eq!(bench.begun(), [1]);
     let second = bench.submit(&[10, 11, 12, 13, 14], Lane::Interactive);
     let third = bench.submit(&[20, 21], Lane::Interactive);
-    bench.step(Step::Finish);
+    bench.step(Lane::Interactive);
     assert_eq!(bench.begun(), [10, 20, 11, 21]);
-    bench.step(Step::Finish);
+    bench.step(Lane::Interactive);
     assert_eq!(bench.begun(), [12, 13, 14]);
-    bench.step(Step::Finish);
+    bench.step(Lane::Interactive);
     assert_eq!(first.await.unwrap(), [2]);
     assert_eq!(second.await.unwrap(), [20, 22, 24, 26, 28]);
     assert_eq!(third.await.unwrap(), [40, 42]);
@@ -110,7 +120,7 @@ async fn what_waits_is_joined_into_batches_and_callers_take_turns() {
 async fn an_item_over_the_budget_runs_alone() {
     let bench = Bench::new();
     for _ in 0..3 {
-        bench.step(Step::Finish);
+        bench.step(Lane::Bulk);
     }
     let answer = bench.scheduler.submit(vec![(1, 1), (2, 9), (3, 1)], Lane::Bulk).await.unwrap();
     assert_eq!(answer, [2, 4, 6]);
@@ -119,52 +129,74 @@ async fn an_item_over_the_budget_runs_alone() {
 }
 
 #[tokio::test]
-async fn interactive_goes_before_bulk() {
-    let bench = Bench::new();
-    let running = bench.submit(&[1], Lane::Interactive);
-    assert_eq!(bench.begun(), [1]);
-    let bulk = bench.submit(&[50, 51], Lane::Bulk);
-    let urgent = bench.submit(&[2], Lane::Interactive);
-    bench.step(Step::Finish);
-    assert_eq!(bench.begun(), [2]);
-    bench.step(Step::Finish);
-    assert_eq!(bench.begun(), [50, 51]);
-    bench.open();
-    running.await.unwrap();
-    urgent.await.unwrap();
-    assert_eq!(bulk.await.unwrap(), [100, 102]);
-}
-
-#[tokio::test]
-async fn interactive_passes_a_bulk_batch_where_the_model_pauses() {
+async fn interactive_passes_a_running_bulk_batch() {
     let bench = Bench::new();
     let bulk = bench.submit(&[50, 51], Lane::Bulk);
     assert_eq!(bench.begun(), [50, 51]);
-    let urgent = bench.submit(&[2], Lane::Interactive);
-    // The first step belongs to the bulk batch, the second to the one that passes it.
-    bench.step(Step::Pause);
-    assert_eq!(bench.begun(), [2]);
-    bench.step(Step::Finish);
-    assert_eq!(urgent.await.unwrap(), [4]);
-    assert!(bench.batches.try_recv().is_err(), "the bulk batch has not ended yet");
-    bench.open();
+    for number in [2, 3] {
+        let urgent = bench.submit(&[number], Lane::Interactive);
+        assert_eq!(bench.begun(), [number]);
+        bench.step(Lane::Interactive);
+        assert_eq!(urgent.await.unwrap(), [2 * number]);
+    }
+    bench.step(Lane::Bulk);
     assert_eq!(bulk.await.unwrap(), [100, 102]);
 }
 
+#[test]
+fn interactive_work_rests_beside_an_old_bulk_batch() {
+    let [long, short] = [Duration::from_millis(90), Duration::from_millis(10)];
+    assert_eq!(rest(long, short, long), short);
+    assert_eq!(rest(short, long, long), Duration::ZERO);
+}
+
+/// Field 19 of `stat` is the niceness; the name before it may hold spaces.
+#[cfg(target_os = "linux")]
+#[test]
+fn bulk_threads_let_others_go_first() {
+    let niceness = || {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1;
+        fields.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
+    };
+    assert_eq!(background::POOL.as_ref().unwrap().install(niceness), 19);
+    assert!(niceness() < 19, "run the tests with a higher priority than the lowest");
+}
+
 #[tokio::test]
-async fn bulk_that_waited_long_gets_its_turn() {
-    let bench = Bench::ageing(Duration::ZERO);
+async fn nothing_is_begun_after_its_deadline() {
+    let bench = Bench::new();
     let running = bench.submit(&[1], Lane::Interactive);
     assert_eq!(bench.begun(), [1]);
-    let bulk = bench.submit(&[50, 51], Lane::Bulk);
-    let urgent = bench.submit(&[2, 3], Lane::Interactive);
-    bench.step(Step::Finish);
-    assert_eq!(bench.begun(), [50, 51]);
-    bench.step(Step::Finish);
-    assert_eq!(bench.begun(), [2, 3]);
+    let soon = Deadline::after(Duration::from_millis(20));
+    let late = soon.hold(bench.submit_later(&[2])).await;
+    let error = late.expect("the scheduler itself answers").unwrap_err();
+    assert_eq!(error.to_string(), "model `doubling` did not answer within 20 ms");
+    let refused = soon.hold(bench.submit_later(&[3])).await.unwrap();
+    assert!(matches!(refused, Err(ModelError::TimedOut { .. })));
+    let next = bench.submit(&[4], Lane::Interactive);
+    bench.step(Lane::Interactive);
+    assert_eq!(bench.begun(), [4]);
     bench.open();
-    running.await.unwrap();
-    assert_eq!(bulk.await.unwrap().len() + urgent.await.unwrap().len(), 4);
+    assert_eq!((running.await.unwrap(), next.await.unwrap()), (vec![2], vec![8]));
+}
+
+/// The thread may come to a call after its deadline and before its caller has noticed.
+#[test]
+fn a_call_past_its_deadline_is_passed_over_though_its_caller_is_there() {
+    let mut queue = Queue::<u32, u32>::new();
+    let mut admit = |item, deadline| {
+        let (reply, answer) = oneshot::channel();
+        queue.admit(vec![(item, 1)], Ticket::new(1, deadline, reply), 10).unwrap();
+        answer
+    };
+    let _answers = [
+        admit(1, Some(Deadline::after(Duration::ZERO))),
+        admit(2, Some(Deadline::after(Duration::from_secs(600)))),
+        admit(3, None),
+    ];
+    let taken: Vec<u32> = queue.take(10).iter().map(|taken| taken.item).collect();
+    assert_eq!(taken, [2, 3]);
 }
 
 #[tokio::test]
@@ -175,7 +207,7 @@ async fn items_of_a_caller_that_left_are_passed_over() {
     let gone = bench.submit(&[10, 11], Lane::Interactive);
     let stays = bench.submit(&[20, 21], Lane::Interactive);
     drop(gone);
-    bench.step(Step::Finish);
+    bench.step(Lane::Interactive);
     assert_eq!(bench.begun(), [20, 21]);
     bench.open();
     running.await.unwrap();

@@ -4,10 +4,14 @@
 //! against the passages before it leaves, so that what was streamed never has
 //! to be taken back.
 
+mod account;
 mod plan;
 mod run;
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use tokio::sync::mpsc;
@@ -15,12 +19,12 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Rag, RagError,
+    Caller, Rag, RagError,
     search::{SearchRequest, check_query},
 };
 use crate::{
     models::{Message, ModelError, Usage, router::Attempt},
-    store::{Filter, FoundPassage, SearchEffort, TenantId},
+    store::{Filter, FoundPassage, SearchEffort},
 };
 use run::Run;
 
@@ -32,7 +36,7 @@ pub const EXTRACTIVE: &str = "extractive";
 /// A question.
 #[derive(Debug, Clone)]
 pub struct AskRequest {
-    pub tenant: TenantId,
+    pub caller: Caller,
     pub collection: Option<String>,
     pub question: String,
     /// Passages to read; absent: `ask.passages` of models.toml.
@@ -42,6 +46,21 @@ pub struct AskRequest {
     pub model: Option<String>,
     /// Whether the answer says how it was made.
     pub explain: bool,
+    pub writing: Writing,
+}
+
+/// How a backend is to write; what it writes is checked against the passages all the same.
+#[derive(Debug, Clone, Default)]
+pub struct Writing {
+    /// Wishes about the wording. They come after the prompt's rules.
+    pub style: Option<String>,
+    /// At most `ask.max_answer_tokens`, which is also meant when absent.
+    pub max_tokens: Option<usize>,
+    /// Absent: 0, the likeliest words.
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub seed: Option<u64>,
+    pub stop: Vec<String>,
 }
 
 /// How an answer was made.
@@ -63,17 +82,23 @@ pub struct NumberedPassage {
     pub passage: FoundPassage,
 }
 
-/// A place in the documents that supports the answer.
+/// A place in the documents that supports one sentence of the answer.
+///
+/// Places are counted in Unicode code points, as Python slices strings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Citation {
     /// The number used in the answer.
     pub n: usize,
+    /// Where the cited sentence stands in the answer's text, without its markers.
+    pub sentence: Range<usize>,
     pub document_id: Uuid,
     pub passage_id: Uuid,
     pub title: Option<String>,
     pub source: Option<String>,
     /// The supporting words, as they stand in the passage.
     pub quote: String,
+    /// Where the quote stands in the passage's content.
+    pub place: Range<usize>,
     /// Cosine similarity of question and passage.
     pub similarity: f32,
     /// Whether ragway found this place because the model had not cited it.
@@ -83,6 +108,8 @@ pub struct Citation {
 /// A whole answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// Names it in feedback.
+    pub id: Uuid,
     pub text: String,
     pub method: Method,
     pub citations: Vec<Citation>,
@@ -148,8 +175,8 @@ impl Rag {
             self.check_backend(model)?;
         }
         let found = self
-            .search(&SearchRequest {
-                tenant: request.tenant,
+            .find(&SearchRequest {
+                caller: request.caller,
                 collection: request.collection.clone(),
                 query: request.question.clone().into(),
                 k,
@@ -179,7 +206,7 @@ impl Rag {
     }
 
     fn check_backend(&self, model: &str) -> Result<(), RagError> {
-        let known: Vec<String> = self.answers.health().into_iter().map(|(name, _)| name).collect();
+        let known: Vec<String> = self.answers.models().into_iter().map(|(name, _)| name).collect();
         if known.iter().any(|name| name == model) {
             return Ok(());
         }

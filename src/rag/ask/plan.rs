@@ -1,6 +1,6 @@
 //! What a backend is asked, and whether it declines.
 
-use super::NumberedPassage;
+use super::{AskRequest, NumberedPassage};
 use crate::{
     models::{GenerateRequest, Generator, Message, ModelError},
     rag::{Rag, prompts::PromptPassage},
@@ -16,11 +16,12 @@ pub(super) struct Plan {
 /// The request for one backend: as many passages, best first, as fit its context.
 pub(super) fn plan(
     rag: &Rag,
-    question: &str,
+    asked: &AskRequest,
     sources: &[NumberedPassage],
     backend: &dyn Generator,
 ) -> Result<(GenerateRequest, Plan), ModelError> {
-    let max_tokens = rag.catalog.ask.max_answer_tokens;
+    let (writing, limit) = (&asked.writing, rag.catalog.ask.max_answer_tokens);
+    let max_tokens = writing.max_tokens.map_or(limit, |wanted| wanted.min(limit));
     let room = backend.context_tokens().saturating_sub(max_tokens + CHAT_TOKENS);
     let passages: Vec<PromptPassage<'_>> = sources
         .iter()
@@ -31,13 +32,20 @@ pub(super) fn plan(
         })
         .collect();
     for count in (1..=passages.len()).rev() {
-        let prompt = rag.prompts.answer(question, &passages[..count]).map_err(|error| {
-            ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() }
-        })?;
+        let prompt =
+            rag.prompts.answer(&asked.question, &passages[..count], writing.style.as_deref()).map_err(
+                |error| ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() },
+            )?;
         let tokens: usize = prompt.iter().map(|message| backend.count_tokens(&message.text)).sum();
         if tokens <= room {
-            let request =
-                GenerateRequest { messages: prompt.clone(), max_tokens, temperature: 0.0, seed: None };
+            let request = GenerateRequest {
+                messages: prompt.clone(),
+                max_tokens,
+                temperature: writing.temperature.unwrap_or(0.0),
+                top_p: writing.top_p,
+                seed: writing.seed,
+                stop: writing.stop.clone(),
+            };
             return Ok((request, Plan { passages: count, prompt }));
         }
     }

@@ -1,18 +1,23 @@
 //! One question being answered.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::timeout_at};
+use uuid::Uuid;
 
 use super::{
     Answer, AskEvent, AskRequest, Citation, EXTRACTIVE, Explanation, Method, NumberedPassage,
+    account::Account,
     plan::{Plan, is_abstention, plan},
 };
 use crate::{
     models::{
         GeneratedPart, Generator, Usage,
-        router::{Attempt, RouteError, Routed},
+        router::{Attempt, RouteError, Routed, Selector},
     },
     rag::{
         Rag, RagError,
@@ -59,6 +64,7 @@ pub(super) struct Run {
     attempts: Vec<Attempt>,
     notes: Vec<String>,
     explanation: Explanation,
+    account: Account,
 }
 
 impl Run {
@@ -71,6 +77,7 @@ impl Run {
         started: Instant,
     ) -> Self {
         let space = &found.collection.space;
+        let account = Account::open(&rag, request.caller, &found);
         let evidence = Evidence::new(&request.question, found.passages.iter().map(|p| p.content.as_str()));
         let best_similarity = found.passages.first().map(|passage| passage.similarity);
         let question_coverage = evidence.question_coverage();
@@ -109,6 +116,7 @@ impl Run {
             attempts: Vec::new(),
             notes: Vec::new(),
             explanation,
+            account,
         }
     }
 
@@ -143,20 +151,22 @@ impl Run {
     /// Lets a backend write, and sends what is supported.
     async fn generate(&mut self) -> Result<Generation, CallerLeft> {
         let started = Instant::now();
-        let (rag, sources, question) = (&self.rag, &self.sources, &self.request.question);
-        let plan = |backend: &dyn Generator| plan(rag, question, sources, backend);
-        let routed =
-            timeout_at(self.deadline, rag.answers.generate(plan, self.request.model.as_deref())).await;
-        let outcome = match routed {
-            Ok(Ok(routed)) => self.read(routed).await?,
-            Ok(Err(error)) => {
-                if let RouteError::AllFailed { attempts } = error {
-                    self.attempts = attempts;
+        let (rag, sources, asked) = (&self.rag, &self.sources, &self.request);
+        let plan = |backend: &dyn Generator| plan(rag, asked, sources, backend);
+        let selector = Selector {
+            model: asked.model.as_deref(),
+            collection: Some(&self.collection.name),
+            tenant: Some(asked.caller.tenant.0),
+            question: &asked.question,
+            until: Some(self.deadline),
+        };
+        let outcome = match rag.answers.generate(&selector, plan).await {
+            Ok(routed) => self.read(routed).await?,
+            Err(error) => {
+                self.attempts = error.attempts().to_vec();
+                if matches!(error, RouteError::Deadline { .. }) {
+                    self.note("no backend answered before the deadline");
                 }
-                Generation::Nothing
-            }
-            Err(_) => {
-                self.note("no backend answered before the deadline");
                 Generation::Nothing
             }
         };
@@ -166,6 +176,7 @@ impl Run {
 
     async fn read(&mut self, routed: Routed<Plan>) -> Result<Generation, CallerLeft> {
         self.attempts = routed.attempts;
+        self.account.begin(&routed.backend, &routed.plan.prompt);
         self.explanation.passages_used = routed.plan.passages;
         self.explanation.prompt = routed.plan.prompt;
         if routed.plan.passages < self.sources.len() {
@@ -179,7 +190,8 @@ impl Run {
                 Ok(Some(Ok(part))) => part,
                 Ok(Some(Err(error))) => {
                     tracing::warn!(backend = routed.backend, %error, "the backend failed while it wrote");
-                    self.attempts.push(Attempt { backend: routed.backend.clone(), error });
+                    let backend = routed.backend.clone();
+                    self.attempts.push(Attempt { backend, tries: 1, error, refusal: None });
                     break;
                 }
                 Ok(None) => break,
@@ -190,13 +202,17 @@ impl Run {
             };
             match part {
                 GeneratedPart::Text(text) => {
+                    self.account.write(&text);
                     for sentence in reader.push(&text) {
                         if let Some(end) = self.accept(sentence, &routed.backend).await? {
                             return Ok(end);
                         }
                     }
                 }
-                GeneratedPart::Usage(usage) => self.usage = usage,
+                GeneratedPart::Usage(usage) => {
+                    self.account.told(usage);
+                    self.usage = usage;
+                }
             }
         }
         for sentence in reader.finish() {
@@ -257,9 +273,9 @@ impl Run {
         };
         let markers: String =
             supports.iter().map(|(support, _)| format!("[{}]", support.passage + 1)).collect();
-        self.write(format!("{separator}{} {markers}", sentence.text)).await?;
+        let written = self.write(separator, &sentence.text, &format!(" {markers}")).await?;
         for (support, attached) in supports {
-            self.cite(support, attached).await?;
+            self.cite(support, written.clone(), attached).await?;
         }
         Ok(None)
     }
@@ -298,8 +314,10 @@ impl Run {
             let separator = if self.text.is_empty() { "" } else { " " };
             let Some(source) = self.source(quote.passage + 1) else { continue };
             let words = source.passage.content[quote.range.clone()].trim().to_owned();
-            self.write(format!("{separator}“{words}” [{}]", quote.passage + 1)).await?;
-            self.cite(Support { passage: quote.passage, quote: quote.range, coverage: 1.0 }, true).await?;
+            let marker = format!(" [{}]", quote.passage + 1);
+            let written = self.write(separator, &format!("“{words}”"), &marker).await?;
+            let support = Support { passage: quote.passage, quote: quote.range, coverage: 1.0 };
+            self.cite(support, written, true).await?;
         }
         self.finish(Method::Extractive, EXTRACTIVE.into()).await
     }
@@ -340,12 +358,13 @@ impl Run {
     async fn abstain(&mut self, model: String) -> Result<(), CallerLeft> {
         self.text.clear();
         self.citations.clear();
-        self.write(ABSTENTION.to_owned()).await?;
+        self.write("", ABSTENTION, "").await?;
         self.finish(Method::Abstained, model).await
     }
 
     async fn finish(&mut self, method: Method, model: String) -> Result<(), CallerLeft> {
         let answer = Answer {
+            id: Uuid::now_v7(),
             text: std::mem::take(&mut self.text),
             method,
             citations: std::mem::take(&mut self.citations),
@@ -356,32 +375,50 @@ impl Run {
             elapsed: self.started.elapsed(),
             explanation: self.request.explain.then(|| std::mem::take(&mut self.explanation)),
         };
+        let cost_nano = self.account.close(&answer.model);
+        let (caller, question) = (self.request.caller, &self.request.question);
+        self.rag.record_answer(caller, &self.collection, question, &answer, cost_nano).await;
         self.send(AskEvent::Done(Box::new(answer))).await
     }
 
-    async fn cite(&mut self, support: Support, attached: bool) -> Result<(), CallerLeft> {
+    async fn cite(
+        &mut self,
+        support: Support,
+        sentence: Range<usize>,
+        attached: bool,
+    ) -> Result<(), CallerLeft> {
         let Some(source) = self.source(support.passage + 1) else { return Ok(()) };
         let passage = &source.passage;
+        let quote = passage.content[support.quote.clone()].trim();
+        let start = passage.content[..support.quote.start].chars().count();
         let citation = Citation {
             n: source.n,
+            sentence,
             document_id: passage.document_id,
             passage_id: passage.id,
             title: passage.title.clone(),
             source: passage.source.clone(),
-            quote: passage.content[support.quote].trim().to_owned(),
+            quote: quote.to_owned(),
+            place: start..start + quote.chars().count(),
             similarity: passage.similarity,
             attached,
         };
-        if self.citations.iter().any(|known| known.n == citation.n && known.quote == citation.quote) {
-            return Ok(());
-        }
         self.citations.push(citation.clone());
         self.send(AskEvent::Citation(citation)).await
     }
 
-    async fn write(&mut self, text: String) -> Result<(), CallerLeft> {
-        self.text.push_str(&text);
-        self.send(AskEvent::Delta(text)).await
+    /// Writes a sentence between its separator and its markers; says where it stands in the answer.
+    async fn write(
+        &mut self,
+        separator: &str,
+        sentence: &str,
+        markers: &str,
+    ) -> Result<Range<usize>, CallerLeft> {
+        let start = self.text.chars().count() + separator.chars().count();
+        let delta = format!("{separator}{sentence}{markers}");
+        self.text.push_str(&delta);
+        self.send(AskEvent::Delta(delta)).await?;
+        Ok(start..start + sentence.chars().count())
     }
 
     async fn send(&self, event: AskEvent) -> Result<(), CallerLeft> {

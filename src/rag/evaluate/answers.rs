@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{EvaluationError, Progress, scores};
 use crate::{
     rag::{
-        Rag,
-        ask::{Answer, AskRequest, Method},
+        Caller, Rag,
+        ask::{Answer, AskRequest, Method, Writing},
         ingest::SourceFile,
     },
     store::TenantId,
@@ -123,13 +123,14 @@ async fn run(
     let mut tally = Tally::default();
     for (done, (paragraph, question)) in sample.iter().enumerate() {
         let request = AskRequest {
-            tenant: TenantId::DEFAULT,
+            caller: Caller::DEFAULT,
             collection: Some(collection.to_owned()),
             question: question.question.clone(),
             k: None,
             filter: None,
             model: model.map(str::to_owned),
             explain: false,
+            writing: Writing::default(),
         };
         let answer = rag.ask_whole(request).await?;
         tally.add(question, &answer, |document| ids.get(document) == Some(paragraph));

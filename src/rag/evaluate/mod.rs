@@ -3,6 +3,7 @@
 mod answers;
 mod bitext;
 mod cross_lingual;
+mod feedback;
 mod image_text;
 mod retrieval;
 mod scores;
@@ -12,6 +13,7 @@ mod vectors;
 pub use answers::{AnswerReport, evaluate_answers};
 pub use bitext::{PairScore, evaluate_bitext, mean as bitext_mean};
 pub use cross_lingual::{CrossLingualReport, evaluate_cross_lingual};
+pub use feedback::{FeedbackReport, evaluate_feedback};
 pub use image_text::{ImageTextReport, evaluate_image_text};
 pub use retrieval::{RetrievalReport, evaluate_retrieval};
 pub use sts::{StsReport, evaluate_sts};

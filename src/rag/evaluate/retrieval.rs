@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{EvaluationError, Progress, scores};
 use crate::{
     models::{Lane, TextRole},
-    rag::{Rag, search::SearchRequest},
+    rag::{Caller, Rag, search::SearchRequest},
     store::{Collection, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
 };
 
@@ -83,7 +83,7 @@ async fn run(
     for (index, query) in judged.iter().enumerate() {
         let found = rag
             .search(&SearchRequest {
-                tenant: TenantId::DEFAULT,
+                caller: Caller::DEFAULT,
                 collection: Some(collection.name.clone()),
                 query: query.text.clone().into(),
                 k: DEPTH,

@@ -9,10 +9,11 @@ use crate::{
     config::EmbeddingSpace,
     models::{Embeddings, Lane, ModelError, TextRole},
     rag::{
-        Rag, RagError,
+        Caller, Rag, RagError,
         embed::{Embedded, EmbedderChoice, check_texts},
+        usage::{Operation, Tokens},
     },
-    store::{ClaimedJob, JobStep, TenantId},
+    store::{ClaimedJob, JobStep},
 };
 
 /// Texts of one step: what is done again, at most, after an interruption.
@@ -53,13 +54,14 @@ impl Rag {
     /// Queues what [`Rag::embed`] does at once; refuses what it refuses.
     pub async fn embed_later(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         choice: &EmbedderChoice,
         texts: Vec<String>,
     ) -> Result<Uuid, RagError> {
         let space = self.space(choice).await?.id;
+        self.ledger().admit(caller).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
-        self.enqueue(tenant, Work::Embed(EmbedWork { texts, space })).await
+        self.enqueue(caller.tenant, Work::Embed(EmbedWork { texts, space })).await
     }
 
     pub(super) async fn perform_embed(&self, job: &ClaimedJob, work: EmbedWork) -> Result<Vec<u8>, RagError> {
@@ -72,6 +74,13 @@ impl Rag {
         while let Some(texts) = work.texts.get(first..).filter(|left| !left.is_empty()) {
             let texts = &texts[..texts.len().min(STEP_TEXTS)];
             let embeddings = embedder.embed(texts.to_vec(), TextRole::Passage, Lane::Bulk).await?;
+            let tokens = Tokens { embedded: embeddings.tokens.iter().sum(), ..Tokens::default() };
+            self.ledger().record_beside(
+                job.lease.tenant.into(),
+                Operation::Embed,
+                &embedder.space().model,
+                tokens,
+            );
             let next = first + texts.len();
             let outcome = to_stored(&StoredVectors::new(&embeddings, first))?;
             let (position, done) = (first as i64, next as i64);
@@ -109,7 +118,7 @@ impl StoredVectors {
         Self {
             vectors: BASE64.encode(bytes),
             truncated: embeddings.truncated.iter().map(|index| first + index).collect(),
-            tokens: embeddings.tokens,
+            tokens: embeddings.tokens.iter().sum(),
         }
     }
 }
@@ -122,7 +131,7 @@ mod tests {
     fn stored_vectors_come_back_exactly_and_in_order() {
         let vectors = vec![vec![0.1f32, -3.4e38, 1e-40], vec![1.0, 2.0, 3.0]];
         let step = |first, truncated: Vec<usize>| {
-            let embeddings = Embeddings { vectors: vectors.clone(), truncated, tokens: 5 };
+            let embeddings = Embeddings { vectors: vectors.clone(), truncated, tokens: vec![2, 3] };
             to_stored(&StoredVectors::new(&embeddings, first)).unwrap()
         };
         let space = to_stored(&StoredSpace { id: "s".into(), model: "m".into(), dimension: 3 }).unwrap();

@@ -7,11 +7,11 @@ use uuid::Uuid;
 use super::{Work, from_stored, to_stored};
 use crate::{
     rag::{
-        Rag, RagError,
+        Caller, Rag, RagError,
         extract::ExtractError,
         ingest::{Ingested, SourceFile},
     },
-    store::{ClaimedJob, DocumentStep, JobStep, NewDocument, SaveOutcome, Saved, TenantId},
+    store::{ClaimedJob, DocumentStep, JobStep, NewDocument, SaveOutcome, Saved},
 };
 
 /// Documents for one collection.
@@ -85,17 +85,18 @@ impl Rag {
     /// fills, and a lone document that cannot be stored.
     pub async fn ingest_later(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         collection: Option<&str>,
         mut documents: Vec<SourceFile>,
     ) -> Result<Uuid, RagError> {
-        let collection = self.collection_to_fill(tenant, collection).await?;
+        self.ledger().admit(caller).await?;
+        let collection = self.collection_to_fill(caller.tenant, collection).await?;
         self.check_space(&collection)?;
         if let [document] = documents.as_mut_slice() {
             *document = self.checked(std::mem::take(document)).await?;
         }
         let documents = documents.into_iter().map(StoredFile::try_from).collect::<Result<_, _>>()?;
-        self.enqueue(tenant, Work::Ingest(IngestWork { collection: collection.name, documents })).await
+        self.enqueue(caller.tenant, Work::Ingest(IngestWork { collection: collection.name, documents })).await
     }
 
     pub(super) async fn perform_ingest(
@@ -119,7 +120,8 @@ impl Rag {
     ) -> Result<(), RagError> {
         let name = file.name.clone().or_else(|| file.title.clone());
         let step = DocumentStep { lease: &job.lease, position, total: job.total, outcome: &stored_outcome };
-        let stored = self.ingest_recorded(job.lease.tenant, Some(collection), file.into(), Some(&step)).await;
+        let stored =
+            self.ingest_recorded(job.lease.tenant.into(), Some(collection), file.into(), Some(&step)).await;
         let Err(error) = stored else { return Ok(()) };
         let fault = DocumentFault::of(&error).ok_or(error)?;
         let (fault, detail) = fault;

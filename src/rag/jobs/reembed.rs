@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     config::EmbeddingSpace,
-    rag::{Rag, RagError, extract::Format, ingest::Content},
+    rag::{Rag, RagError, extract::Format, ingest::Content, usage::Operation},
     store::{
         ClaimedJob, Collection, JobStep, Lease, OtherSpace, OtherState, Previous, SpaceProgress, SpaceSwitch,
         StoreError, TenantId,
@@ -146,7 +146,8 @@ impl Rag {
                 )));
             }
         };
-        let passages = self.embedded_passages(collection, space, &content).await?;
+        let (passages, tokens) = self.embedded_passages(collection, space, &content).await?;
+        self.ledger().record(tenant.into(), Operation::Reembed, &space.model, tokens);
         if passages.is_empty() {
             let model = &space.model;
             return Err(RagError::Reembedding(format!("document {id} gives no passages for {model}")));

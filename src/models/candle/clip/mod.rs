@@ -27,15 +27,15 @@ use crate::{
     models::{
         Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole, Token,
         images::{Preprocessor, decode},
-        scheduler::{BatchModel, Limits, Pause, Scheduler},
+        scheduler::{BatchModel, Limits, Scheduler},
     },
 };
 
 /// Texts or pictures of one forward pass: pictures take half a second for ViT-B/32 on two cores.
 const BATCH: usize = 8;
-/// In tokens; a picture of ViT-B/32 has 50. Interactive items pass between two forward passes.
+/// In tokens; a picture of ViT-B/32 has 50.
 const LIMITS: Limits =
-    Limits { interactive_batch: 400, bulk_batch: 800, queue: 1 << 17, ageing: Duration::from_millis(500) };
+    Limits { interactive_batch: 400, bulk_batch: 800, queue: 1 << 17, ageing: Duration::from_secs(2) };
 
 /// Both towers of a CLIP checkpoint.
 pub struct ClipEmbedder {
@@ -99,7 +99,7 @@ impl ClipEmbedder {
         let texts =
             self.tokenizer.tokenize_all(texts).await.map_err(|error| self.failed(&error.to_string()))?;
         let truncated = (0..texts.len()).filter(|&index| texts[index].truncated).collect();
-        let tokens = texts.iter().map(|text| text.ids.len()).sum();
+        let tokens = texts.iter().map(|text| text.ids.len()).collect();
         let items = texts.into_iter().map(|text| {
             let cost = text.ids.len();
             (ClipItem::Text(text.ids), cost)
@@ -120,7 +120,7 @@ impl ClipEmbedder {
         // Two at a time: the next batch is decoded while the model works on this one.
         let batches: Vec<_> = batches.collect();
         let vectors: Vec<Vec<Vec<f32>>> = stream::iter(batches).buffered(2).try_collect().await?;
-        Ok(Embeddings { vectors: vectors.concat(), truncated: Vec::new(), tokens: 0 })
+        Ok(Embeddings { vectors: vectors.concat(), truncated: Vec::new(), tokens: vec![0; images.len()] })
     }
 
     /// The pixels of pictures, of which the first is the request's `first`.
@@ -209,9 +209,9 @@ impl BatchModel for ClipModel {
     type Item = ClipItem;
     type Output = Vec<f32>;
 
-    fn run(&self, items: &[&ClipItem], pause: Pause<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn run(&self, items: &[&ClipItem]) -> Result<Vec<Vec<f32>>, ModelError> {
         let failed = |reason: String| ModelError::Failed { model: self.name.clone(), reason };
-        let vectors = Device::Cpu.with_context(|| self.forward(items, pause));
+        let vectors = Device::Cpu.with_context(|| self.forward(items));
         let vectors = vectors.map_err(|error| failed(error.to_string()))?;
         if vectors.iter().flatten().all(|value| value.is_finite()) {
             Ok(vectors)
@@ -222,7 +222,7 @@ impl BatchModel for ClipModel {
 }
 
 impl ClipModel {
-    fn forward(&self, items: &[&ClipItem], pause: Pause<'_>) -> candle_core::Result<Vec<Vec<f32>>> {
+    fn forward(&self, items: &[&ClipItem]) -> candle_core::Result<Vec<Vec<f32>>> {
         let (mut texts, mut images) = (Vec::new(), Vec::new());
         for (index, item) in items.iter().enumerate() {
             match item {
@@ -242,12 +242,10 @@ impl ClipModel {
         for batch in texts.chunks(BATCH) {
             let ids: Vec<&[u32]> = batch.iter().map(|(_, ids)| *ids).collect();
             put(&mut batch.iter().map(|(index, _)| *index), self.towers.text.forward(&ids)?)?;
-            pause();
         }
         for batch in images.chunks(BATCH) {
             let pixels: Vec<&[f32]> = batch.iter().map(|(_, pixels)| *pixels).collect();
             put(&mut batch.iter().map(|(index, _)| *index), self.towers.image.forward(&pixels)?)?;
-            pause();
         }
         Ok(vectors)
     }

@@ -1,0 +1,86 @@
+//! A conversation in, a cited answer to its last question out.
+//!
+//! Documents are searched with one question, so what the last one takes from the
+//! turns before it is put into it first ([`rewrite`]); then it is asked like any
+//! other. The conversation itself is not shown to the backend that answers:
+//! answers come from the documents only.
+
+mod conversation;
+mod direct;
+mod rewrite;
+
+pub use direct::LocalRequest;
+
+use super::{
+    Caller, Rag, RagError,
+    ask::{AskRequest, AskStream, Writing},
+};
+use crate::models::{Message, Usage};
+use conversation::Conversation;
+
+/// The model that answers from documents, as clients name it; `ragway/<collection>` is of another collection.
+pub const RAG_MODEL: &str = "ragway";
+
+/// A conversation whose last message is a question.
+#[derive(Debug, Clone)]
+pub struct ChatRequest {
+    pub caller: Caller,
+    pub collection: Option<String>,
+    /// In order. What the system says is taken as the wanted style.
+    pub messages: Vec<Message>,
+    pub writing: Writing,
+}
+
+/// An answer that has begun.
+pub struct Chat {
+    /// What the documents are searched with.
+    pub question: Standalone,
+    /// What a reader should know beside the answer's own notes.
+    pub notes: Vec<String>,
+    pub events: AskStream,
+}
+
+/// A question that can be understood without the conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standalone {
+    pub text: String,
+    pub made: Made,
+    /// Tokens of the model that rewrote it.
+    pub usage: Usage,
+}
+
+/// How a standalone question came to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// As it was asked.
+    AsAsked,
+    /// By this backend.
+    Rewritten(String),
+    /// Joined with the questions before it.
+    Joined,
+}
+
+impl Rag {
+    /// Answers the last question of a conversation.
+    ///
+    /// Fails with [`RagError::Invalid`], which names `messages`, where the conversation is none, and as
+    /// [`Rag::ask`] does.
+    pub async fn chat(&self, request: ChatRequest) -> Result<Chat, RagError> {
+        let Conversation { style, history, question } = Conversation::of(request.messages)?;
+        let (style, left_out) = conversation::fitting(style);
+        let question = rewrite::standalone(self, &history, question).await;
+        let events = self
+            .ask(AskRequest {
+                caller: request.caller,
+                collection: request.collection,
+                question: question.text.clone(),
+                k: None,
+                filter: None,
+                model: None,
+                explain: false,
+                writing: Writing { style, ..request.writing },
+            })
+            .await?;
+        Ok(Chat { question, notes: left_out.into_iter().collect(), events })
+    }
+}

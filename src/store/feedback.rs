@@ -1,0 +1,221 @@
+//! Answers that were given, and what readers thought of them.
+//!
+//! Texts are removed with the documents that they quote: by a trigger where the
+//! document is deleted after the answer was recorded, here where it was before.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio_postgres::{Row, types::Type};
+use uuid::Uuid;
+
+use super::{FromRow, Store, StoreError, TenantId};
+
+/// An answer to be recorded.
+#[derive(Debug, Clone)]
+pub struct NewAnswer {
+    pub id: Uuid,
+    pub tenant: TenantId,
+    pub key: Option<Uuid>,
+    pub collection: Uuid,
+    /// Question and answer; absent: only the numbers are kept.
+    pub texts: Option<(String, String)>,
+    /// `generated`, `extractive` or `abstained`.
+    pub method: &'static str,
+    pub backend: String,
+    pub prompt_tokens: i64,
+    pub completion_tokens: i64,
+    pub cost_nano: i64,
+    pub elapsed: Duration,
+    pub citations: Vec<QuotedPassage>,
+}
+
+/// A place that an answer quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotedPassage {
+    /// The number in the answer.
+    pub n: i32,
+    pub document: Uuid,
+    pub passage: Uuid,
+}
+
+/// What a reader thought of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rating {
+    Up,
+    Down,
+}
+
+/// An answer that was rated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RatedAnswer {
+    pub id: Uuid,
+    pub collection: String,
+    /// Absent where texts are not recorded, or what they quote is deleted.
+    pub question: Option<String>,
+    pub answer: Option<String>,
+    pub method: String,
+    pub backend: String,
+    pub rating: Rating,
+    pub comment: Option<String>,
+    pub created_at: OffsetDateTime,
+    pub rated_at: OffsetDateTime,
+    /// Of documents that are still there.
+    pub citations: Vec<QuotedPassage>,
+}
+
+impl Rating {
+    /// Its name in the API and in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rating::Up => "up",
+            Rating::Down => "down",
+        }
+    }
+}
+
+impl FromRow for RatedAnswer {
+    fn from_row(row: &Row) -> Self {
+        let numbers: Vec<i32> = row.get("numbers");
+        let documents: Vec<Uuid> = row.get("documents");
+        let passages: Vec<Uuid> = row.get("passages");
+        let places = numbers.into_iter().zip(documents).zip(passages);
+        Self {
+            id: row.get("id"),
+            collection: row.get("collection"),
+            question: row.get("question"),
+            answer: row.get("answer"),
+            method: row.get("method"),
+            backend: row.get("backend"),
+            // The column's check leaves only these two.
+            rating: if row.get::<_, &str>("rating") == "up" { Rating::Up } else { Rating::Down },
+            comment: row.get("comment"),
+            created_at: row.get("created_at"),
+            rated_at: row.get("rated_at"),
+            citations: places
+                .map(|((n, document), passage)| QuotedPassage { n, document, passage })
+                .collect(),
+        }
+    }
+}
+
+impl Store {
+    /// Records an answer, without its texts when one of the passages that it quotes is gone by now.
+    ///
+    /// Nothing is recorded when its collection is gone.
+    pub async fn record_answer(&self, answer: &NewAnswer) -> Result<(), StoreError> {
+        let documents: Vec<Uuid> = answer.citations.iter().map(|place| place.document).collect();
+        let passages: Vec<Uuid> = answer.citations.iter().map(|place| place.passage).collect();
+        let numbers: Vec<i32> = answer.citations.iter().map(|place| place.n).collect();
+        let (question, text) = answer.texts.as_ref().map(|(question, text)| (question, text)).unzip();
+        let elapsed_ms = i64::try_from(answer.elapsed.as_millis()).unwrap_or(i64::MAX);
+        self.connection()
+            .await?
+            .execute_typed(
+                // The lock makes a deletion wait until its trigger sees the citations. Passages are
+                // looked up by id, whichever space they are of: a replaced document has its id, not theirs.
+                "WITH place AS (
+                     SELECT place.* FROM unnest($13::uuid[], $14::uuid[], $15::int[]) AS place (document_id, passage_id, n)
+                     JOIN documents d ON d.id = place.document_id AND d.tenant_id = $2
+                     WHERE EXISTS (SELECT FROM passages p WHERE p.id = place.passage_id)
+                     FOR KEY SHARE OF d
+                 ), kept AS (
+                     SELECT (SELECT count(*) FROM place) = cardinality($13::uuid[]) AS texts
+                 ), answer AS (
+                     INSERT INTO answers (id, tenant_id, key_id, collection_id, question, answer, method, backend,
+                                          prompt_tokens, completion_tokens, cost_nano, elapsed_ms)
+                     SELECT $1, $2, $3, c.id, CASE WHEN kept.texts THEN $5 END, CASE WHEN kept.texts THEN $6 END,
+                            $7, $8, $9, $10, $11, $12
+                     FROM kept, collections c WHERE c.id = $4 AND c.tenant_id = $2
+                     RETURNING id
+                 ) INSERT INTO answer_citations (answer_id, document_id, passage_id, n)
+                   SELECT answer.id, place.document_id, place.passage_id, min(place.n) FROM answer, place
+                   GROUP BY 1, 2, 3",
+                &[
+                    (&answer.id, Type::UUID),
+                    (&answer.tenant.0, Type::UUID),
+                    (&answer.key, Type::UUID),
+                    (&answer.collection, Type::UUID),
+                    (&question, Type::TEXT),
+                    (&text, Type::TEXT),
+                    (&answer.method, Type::TEXT),
+                    (&answer.backend, Type::TEXT),
+                    (&answer.prompt_tokens, Type::INT8),
+                    (&answer.completion_tokens, Type::INT8),
+                    (&answer.cost_nano, Type::INT8),
+                    (&elapsed_ms, Type::INT8),
+                    (&documents, Type::UUID_ARRAY),
+                    (&passages, Type::UUID_ARRAY),
+                    (&numbers, Type::INT4_ARRAY),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps what a reader thought, in the place of what was said before; says whether there is such an answer.
+    pub async fn rate_answer(
+        &self,
+        tenant: TenantId,
+        answer: Uuid,
+        rating: Rating,
+        comment: Option<&str>,
+    ) -> Result<bool, StoreError> {
+        let rated = self
+            .connection()
+            .await?
+            .execute_typed(
+                "UPDATE answers SET rating = $3, comment = $4, rated_at = now() WHERE tenant_id = $1 AND id = $2",
+                &[
+                    (&tenant.0, Type::UUID),
+                    (&answer, Type::UUID),
+                    (&rating.name(), Type::TEXT),
+                    (&comment, Type::TEXT),
+                ],
+            )
+            .await?;
+        Ok(rated > 0)
+    }
+
+    /// Rated answers in the order they were given, `limit` of them after the one given.
+    pub async fn rated_answers(
+        &self,
+        tenant: TenantId,
+        after: Option<Uuid>,
+        limit: i64,
+    ) -> Result<Vec<RatedAnswer>, StoreError> {
+        let rows = self
+            .connection()
+            .await?
+            .query_typed(
+                "SELECT a.*, c.name AS collection, places.* FROM answers a JOIN collections c ON c.id = a.collection_id,
+                 LATERAL (
+                     SELECT coalesce(array_agg(q.n ORDER BY q.n, q.passage_id), '{}') AS numbers,
+                            coalesce(array_agg(q.document_id ORDER BY q.n, q.passage_id), '{}') AS documents,
+                            coalesce(array_agg(q.passage_id ORDER BY q.n, q.passage_id), '{}') AS passages
+                     FROM answer_citations q WHERE q.answer_id = a.id
+                 ) places
+                 WHERE a.tenant_id = $1 AND a.rating IS NOT NULL AND ($2 IS NULL OR a.id > $2)
+                 ORDER BY a.id LIMIT $3",
+                &[(&tenant.0, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)],
+            )
+            .await?;
+        Ok(rows.iter().map(RatedAnswer::from_row).collect())
+    }
+
+    /// Removes answers of every tenant that are older, `limit` of them at most; says how many.
+    pub async fn sweep_answers(&self, days: u32, limit: i64) -> Result<u64, StoreError> {
+        let days = i32::try_from(days).unwrap_or(i32::MAX);
+        let removed = self
+            .connection()
+            .await?
+            .execute_typed(
+                "DELETE FROM answers WHERE id IN (
+                     SELECT id FROM answers WHERE created_at < now() - make_interval(days => $1)
+                     ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+                &[(&days, Type::INT4), (&limit, Type::INT8)],
+            )
+            .await?;
+        Ok(removed)
+    }
+}
