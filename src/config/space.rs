@@ -31,6 +31,10 @@ impl fmt::Display for Pooling {
 ///
 /// Two models of one dimension are still two spaces, so the dimension alone
 /// can never decide; the identifier names the weights, not only the model.
+///
+/// Each precision is a space of its own, though bfloat16 comes to a cosine of 0.9999 to 32 bits:
+/// a text then has one vector in a space, whichever setting stored or cached it, scores can be
+/// repeated, and a change of setting is seen. Re-embedding leads from one to the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddingSpace {
     /// `model@weights:pooling:normalisation:precision[:prefix]`, stored beside every vector.
@@ -66,6 +70,8 @@ impl EmbeddingSpace {
         let norm = if entry.normalize { "l2" } else { "raw" };
         let precision = match entry.precision {
             Precision::F32 => "fp32",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
         };
         let mut id = format!("{}@{weights}:{pooling}:{norm}:{precision}", entry.name);
         if !entry.prefixes.is_empty() {

@@ -57,6 +57,20 @@ fn a_server_of_the_same_weights_shares_their_space_and_may_be_a_replica() {
 }
 
 #[test]
+fn each_precision_is_a_space_of_its_own() {
+    let space = |precision: &str| {
+        let text = BUILT_IN.replacen("kind = \"bert\"", &format!("kind = \"bert\"{precision}"), 1);
+        let catalog = Catalog::parse(&text, "models.toml").unwrap();
+        catalog.space_of(catalog.embedder("all-MiniLM-L6-v2").unwrap()).id
+    };
+    let f32 = space("");
+    assert!(f32.ends_with(":l2:fp32"), "a space that is stored must keep its name: {f32}");
+    assert_eq!(space("\nprecision = \"f32\""), f32);
+    assert_eq!(space("\nprecision = \"bf16\""), f32.replace(":fp32", ":bf16"));
+    assert_eq!(space("\nprecision = \"int8\""), f32.replace(":fp32", ":int8"));
+}
+
+#[test]
 fn replicas_of_another_space_are_refused() {
     let text = with_server().replace("same_space_as = \"all-MiniLM-L6-v2\"\n", "").replacen(
         "candidates = [\"all-MiniLM-L6-v2\"]",
@@ -87,6 +101,16 @@ fn entries_that_contradict_themselves_are_refused() {
         ("[routes.embed.text-embedding]", "[routes.embed.cached]", "reserved"),
         ("lease_ms = 30_000", "lease_ms = 10", "jobs: lease_ms"),
         ("normalize = true", "normalize = true\nprecision = \"f8\"", "f8"),
+        (
+            "kind = \"clip\"",
+            "kind = \"clip\"\nprecision = \"bf16\"",
+            "precision: kind `clip` has only \"f32\"",
+        ),
+        (
+            "kind = \"remote\"",
+            "kind = \"remote\"\nprecision = \"int8\"",
+            "precision: kind `remote` has only \"f32\"",
+        ),
     ] {
         let text = with_server();
         let changed = text.replacen(from, to, 1);

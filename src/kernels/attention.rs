@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     activation::exp2_vector,
     buffer::Buffer,
-    matmul::{Operands, PANEL, Sink, tile, tile_rows},
+    matmul::{Floats, Operands, PANEL, Sink, tile, tile_rows},
     team::{Columns, Team},
     vector::{Kernel, Vector},
 };
@@ -83,7 +83,7 @@ impl Kernel for Run<'_> {
         for &length in self.lengths {
             let padded = length.next_multiple_of(PANEL);
             self.scratch.keys.resize(padded * head_width);
-            self.scratch.scores.resize(tile_rows::<V>() * padded);
+            self.scratch.scores.resize(tile_rows::<V, Floats>() * padded);
             for head in self.heads.clone() {
                 let column = head * head_width;
                 let sequence = Sequence {
@@ -148,7 +148,7 @@ impl Sequence<'_> {
         let Self { width, head_width, length, padded, .. } = *self;
         let mut first = 0;
         while first < length {
-            let rows = (length - first).min(tile_rows::<V>());
+            let rows = (length - first).min(tile_rows::<V, Floats>());
             // SAFETY: query, keys and values of these tokens are inside `qkv`, and the rows of the
             // result inside `out`.
             unsafe {
@@ -161,7 +161,7 @@ impl Sequence<'_> {
                         depth: head_width,
                     };
                     let sink = Scores { to: scores.as_mut_ptr().add(index * PANEL), stride: padded };
-                    tile::<V, _>(rows, &operands, &sink);
+                    tile::<V, Floats, _>(rows, &operands, &sink);
                 }
                 let mut scales = [0.0; 12];
                 for (row, scale) in scores.chunks_exact_mut(padded).take(rows).zip(&mut scales) {
@@ -177,7 +177,7 @@ impl Sequence<'_> {
                     };
                     let sink =
                         Scaled { to: self.out.add(first * width + column), stride: width, scales: &scales };
-                    tile::<V, _>(rows, &operands, &sink);
+                    tile::<V, Floats, _>(rows, &operands, &sink);
                 }
             }
             first += rows;

@@ -8,7 +8,7 @@ struct Line([f32; LINE]);
 
 const LINE: usize = 16;
 
-/// Numbers that begin at a cache line.
+/// Numbers that begin at a cache line, or the 32-bit words that other numbers are packed into.
 #[derive(Default)]
 pub struct Buffer {
     lines: Vec<Line>,
@@ -35,5 +35,17 @@ impl Buffer {
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as above, and `self` is borrowed exclusively.
         unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.length) }
+    }
+
+    /// The same memory as numbers of 16 bits, two in the place of one.
+    pub(crate) fn as_mut_halves(&mut self) -> &mut [u16] {
+        // SAFETY: as above; every pattern of bits is a number, and the alignment is less.
+        unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 2 * self.length) }
+    }
+
+    /// The same memory as bytes, four in the place of one number.
+    pub(crate) fn as_mut_bytes(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 4 * self.length) }
     }
 }

@@ -1,4 +1,5 @@
-//! The arithmetic of a transformer encoder on a CPU, in 32-bit floating point.
+//! The arithmetic of a transformer encoder on a CPU, in 32-bit floating point; products also in bfloat16
+//! and 8-bit integers ([`Precision`]).
 //!
 //! Sequences of any length lie one after the other, without padding: a matrix
 //! of states is `[tokens, width]`, row-major. Weights are packed once
@@ -35,7 +36,7 @@ pub use causal::{CausalAttention, KeyValues};
 pub use crew::Crew;
 pub use decoder::{Source, quantize};
 pub use integer::IntegerIsa;
-pub use matmul::{Epilogue, PackedMatrix};
+pub use matmul::{Epilogue, Inputs, PackedMatrix, Precision};
 pub use quantized::{BlockFormat, Ending, QuantizedMatrix, QuantizedRows};
 pub use rows::{add_rows, l2_normalize, layer_norm, mean};
 pub use sampling::{largest, softmax};

@@ -40,38 +40,120 @@ fn teams() -> impl Iterator<Item = Team> {
     Isa::available().flat_map(|isa| [1, 2, 5].map(|threads| Team { isa, threads }))
 }
 
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+/// The nearest number with 8 bits of mantissa, of two as near the even one.
+fn as_bf16(x: f32) -> f64 {
+    let unit = 2f64.powi(f64::from(x).abs().log2().floor() as i32 - 7);
+    if x == 0.0 { 0.0 } else { (f64::from(x) / unit).round_ties_even() * unit }
+}
+
+/// Numbers of a row of inputs as the product sees them.
+fn seen(precision: Precision, row: &[f32]) -> Vec<f64> {
+    let (least, most) = row.iter().fold((f32::MAX, f32::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+    let (least, step) = (f64::from(least), f64::from(most - least) / 255.0);
+    let in_steps = |x: f64| if step == 0.0 { x } else { least + ((x - least) / step).round() * step };
+    let number = |&x: &f32| match precision {
+        Precision::F32 => f64::from(x),
+        Precision::Bf16 => as_bf16(x),
+        Precision::Int8 => in_steps(f64::from(x)),
+    };
+    row.iter().map(number).collect()
+}
+
+/// Weights of an output as the matrix keeps them.
+fn kept(precision: Precision, row: &[f32]) -> Vec<f64> {
+    let largest = row.iter().fold(0f32, |largest, weight| largest.max(weight.abs()));
+    let step = f64::from(largest) / 127.0;
+    let number = |&weight: &f32| match precision {
+        Precision::F32 => f64::from(weight),
+        Precision::Bf16 => as_bf16(weight),
+        Precision::Int8 => (f64::from(weight) / step).round() * step,
+    };
+    row.iter().map(number).collect()
+}
+
+/// `x·Wᵀ + b` of what the precision leaves of both.
+fn plain_product(precision: Precision, x: &[f32], weights: &[f32], bias: &[f32], inputs: usize) -> Vec<f64> {
+    let weights: Vec<Vec<f64>> = weights.chunks_exact(inputs).map(|row| kept(precision, row)).collect();
+    let product = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+    let row = |x| {
+        let x = seen(precision, x);
+        weights.iter().zip(bias).map(move |(w, bias)| product(&x, w) + f64::from(*bias)).collect::<Vec<_>>()
+    };
+    x.chunks_exact(inputs).flat_map(row).collect()
+}
+
 #[test]
-fn products_of_every_shape_and_ending() {
-    for team in teams() {
-        for (rows, inputs, outputs) in
-            [(1, 32, 32), (5, 7, 96), (12, 64, 32), (13, 40, 45), (23, 33, 160), (30, 1, 1)]
-        {
-            let (x, weights) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
-            let (bias, before) = (numbers(outputs, 3), numbers(rows * outputs, 4));
-            let matrix = PackedMatrix::new(&weights, &bias, inputs);
-            for epilogue in [Epilogue::Store, Epilogue::Gelu, Epilogue::Add] {
-                let mut out = before.clone();
-                matrix.multiply(team, &x, epilogue, &mut out);
-                let expected: Vec<f64> = (0..rows * outputs)
-                    .map(|at| {
-                        let (row, output) = (at / outputs, at % outputs);
-                        let pairs =
-                            x[row * inputs..][..inputs].iter().zip(&weights[output * inputs..][..inputs]);
-                        let product: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                        let sum = product + f64::from(bias[output]);
-                        match epilogue {
-                            Epilogue::Store => sum,
-                            Epilogue::Gelu => exact_gelu(sum),
-                            Epilogue::Add => sum + f64::from(before[at]),
-                        }
-                    })
-                    .collect();
-                assert_near(
-                    &out,
-                    &expected,
-                    1e-5,
-                    &format!("{team:?} {rows}×{inputs}×{outputs} {epilogue:?}"),
-                );
+fn products_of_every_precision_shape_and_ending() {
+    let shapes = [(1, 32, 32), (5, 7, 96), (12, 64, 32), (13, 40, 45), (23, 36, 160), (30, 1, 1)];
+    for (precision, (rows, inputs, outputs)) in
+        PRECISIONS.iter().flat_map(|precision| shapes.map(|shape| (*precision, shape)))
+    {
+        if inputs % precision.numbers_a_word() != 0 {
+            continue;
+        }
+        let (x, weights) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+        let (bias, before) = (numbers(outputs, 3), numbers(rows * outputs, 4));
+        let matrix = PackedMatrix::new(precision, &weights, &bias, inputs);
+        let sums = plain_product(precision, &x, &weights, &bias, inputs);
+        for epilogue in [Epilogue::Store, Epilogue::Gelu, Epilogue::Add] {
+            let ended = sums.iter().zip(&before).map(|(&sum, &before)| match epilogue {
+                Epilogue::Store => sum,
+                Epilogue::Gelu => exact_gelu(sum),
+                Epilogue::Add => sum + f64::from(before),
+            });
+            let expected: Vec<f64> = ended.collect();
+            for team in teams() {
+                let (mut out, mut memory) = (before.clone(), Inputs::default());
+                matrix.multiply(team, &x, epilogue, &mut out, &mut memory);
+                let what = format!("{precision:?} {team:?} {rows}×{inputs}×{outputs} {epilogue:?}");
+                assert_near(&out, &expected, 1e-5, &what);
+            }
+        }
+    }
+}
+
+/// Two products of the largest bytes are more than 16 bits hold.
+#[test]
+fn sums_of_the_largest_bytes_do_not_saturate() {
+    let inputs = 1536;
+    let mut x = vec![1.0; inputs];
+    x[7] = 0.0;
+    let weights: Vec<f32> =
+        (0..32 * inputs).map(|at| if at / inputs % 2 == 0 { 1.0 } else { -1.0 }).collect();
+    let matrix = PackedMatrix::new(Precision::Int8, &weights, &[0.0; 32], inputs);
+    for isa in Isa::available() {
+        let mut out = vec![0.0; 32];
+        matrix.multiply(Team::alone(isa), &x, Epilogue::Store, &mut out, &mut Inputs::default());
+        let expected: Vec<f64> =
+            (0..32).map(|output| if output % 2 == 0 { 1535.0 } else { -1535.0 }).collect();
+        assert_near(&out, &expected, 1e-2, &format!("{isa:?}"));
+    }
+}
+
+/// However large its numbers, a row changes nothing in the rows beside it, and what is not finite
+/// does not become so.
+#[test]
+fn rows_of_a_product_are_apart() {
+    for (precision, isa) in PRECISIONS.iter().flat_map(|p| Isa::available().map(move |isa| (*p, isa))) {
+        let (weights, x) = (numbers(64 * 64, 1), numbers(64, 2));
+        let matrix = PackedMatrix::new(precision, &weights, &[0.0; 64], 64);
+        let multiply = |x: &[f32]| {
+            let mut out = vec![0.0; x.len()];
+            matrix.multiply(Team::alone(isa), x, Epilogue::Store, &mut out, &mut Inputs::default());
+            out
+        };
+        let alone = multiply(&x);
+        for strange in [1e30, 0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let mut beside = vec![strange; 64];
+            beside[..63].copy_from_slice(&x[..63]);
+            let out = multiply(&[beside, x.clone(), vec![strange; 64]].concat());
+            assert_eq!(alone, out[64..128], "{precision:?} {isa:?} beside {strange}");
+            for row in [&out[..64], &out[128..]] {
+                let finite = row.iter().all(|number| number.is_finite());
+                assert_eq!(finite, strange.is_finite(), "{precision:?} {isa:?} {strange}: {row:?}");
+                assert!(finite || !row.iter().any(|number| number.is_finite()), "{precision:?} {isa:?}");
             }
         }
     }

@@ -1,48 +1,46 @@
-//! GFLOP/s of the packed product on one thread and on two: a measure, not a test.
+//! GFLOP/s (10⁹ multiplications and additions a second) of the packed product by precision, shape
+//! and instruction set, on one thread and on two: a measure, not a test.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints")]
 
 use std::time::Instant;
 
-use ragway_kernels::{Buffer, Epilogue, Isa, PackedMatrix, Team};
+use ragway_kernels::{Buffer, Epilogue, Inputs, Isa, PackedMatrix, Precision, Team};
+
+const SHAPES: [(usize, usize, usize); 5] =
+    [(2048, 384, 1536), (128, 384, 1536), (128, 1536, 384), (10, 384, 1536), (10, 1536, 384)];
+
 fn main() {
     for isa in Isa::available() {
-        for (rows, inputs, outputs) in [
-            (2048, 384, 1536),
-            (128, 384, 1536),
-            (128, 384, 384),
-            (128, 1536, 384),
-            (60, 384, 1536),
-            (10, 384, 1536),
-            (10, 1536, 384),
-        ] {
-            let m = PackedMatrix::new(&vec![0.01; inputs * outputs], &vec![0.0; outputs], inputs);
-            let x = vec![0.5f32; rows * inputs];
-            for epi in [Epilogue::Store, Epilogue::Gelu] {
-                for threads in [1, 2] {
-                    let best = std::thread::scope(|s| {
-                        let hs: Vec<_> = (0..threads)
-                            .map(|_| {
-                                s.spawn(|| {
-                                    let mut out = Buffer::zeros(rows * outputs);
-                                    let mut best = f64::MAX;
-                                    let start = Instant::now();
-                                    while start.elapsed().as_secs_f64() < 0.15 {
-                                        let t = Instant::now();
-                                        m.multiply(Team::alone(isa), &x, epi, out.as_mut_slice());
-                                        best = best.min(t.elapsed().as_secs_f64());
-                                    }
-                                    best
-                                })
-                            })
-                            .collect();
-                        hs.into_iter()
-                            .map(|h| 2e-9 * (rows * inputs * outputs) as f64 / h.join().unwrap())
-                            .sum::<f64>()
-                    });
-                    print!("{isa:?} {rows}x{inputs}x{outputs} {epi:?} {threads}: {best:.1}   ");
-                }
+        println!("{isa:?}");
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            for (rows, inputs, outputs) in SHAPES {
+                let weights = vec![0.01; inputs * outputs];
+                let matrix = PackedMatrix::new(precision, &weights, &vec![0.0; outputs], inputs);
+                let rate = |epilogue, threads| rate(&matrix, rows, epilogue, isa, threads);
+                let (store, gelu) = (rate(Epilogue::Store, 1), rate(Epilogue::Gelu, 1));
+                println!(
+                    "  {precision:?} {rows}×{inputs}×{outputs}: {store:.0}, with GELU {gelu:.0}, two threads {:.0}",
+                    rate(Epilogue::Store, 2)
+                );
             }
-            println!();
         }
     }
+}
+
+/// Of `threads` threads that each compute the whole product, together.
+fn rate(matrix: &PackedMatrix, rows: usize, epilogue: Epilogue, isa: Isa, threads: usize) -> f64 {
+    let work = || {
+        let (x, mut out) = (vec![0.5; rows * matrix.inputs()], Buffer::zeros(rows * matrix.outputs()));
+        let (mut inputs, mut best, start) = (Inputs::default(), f64::MAX, Instant::now());
+        while start.elapsed().as_secs_f64() < 0.1 {
+            let started = Instant::now();
+            matrix.multiply(Team::alone(isa), &x, epilogue, out.as_mut_slice(), &mut inputs);
+            best = best.min(started.elapsed().as_secs_f64());
+        }
+        2e-9 * (rows * matrix.inputs() * matrix.outputs()) as f64 / best
+    };
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).sum()
+    })
 }

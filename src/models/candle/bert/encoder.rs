@@ -6,13 +6,13 @@ use std::{
 };
 
 use ragway_kernels::{
-    Attention, AttentionScratch, Buffer, Epilogue, Isa, PackedMatrix, Team, add_rows, l2_normalize,
+    Attention, AttentionScratch, Buffer, Epilogue, Inputs, Isa, PackedMatrix, Team, add_rows, l2_normalize,
     layer_norm, mean,
 };
 use rayon::prelude::*;
 
 use super::weights::{BertConfig, BertWeights, EmbeddingTable, LayerWeights, LinearWeights, NormWeights};
-use crate::config::Pooling;
+use crate::config::{Pooling, Precision};
 
 /// Tokens that one thread takes through all layers at once: enough that the weights are read from
 /// memory slower than they are used, few enough that the states stay in the second-level cache.
@@ -67,17 +67,27 @@ struct Workspace {
     /// `[tokens, intermediate]`
     inner: Buffer,
     attention: Vec<AttentionScratch>,
+    inputs: Inputs,
 }
 
 impl Encoder {
-    /// Packs the weights. Fails with what does not fit, in words.
-    pub fn new(config: &BertConfig, weights: BertWeights) -> Result<Self, String> {
+    /// Packs the weights of the layers' products in `precision`; all else stays in 32 bits. Fails
+    /// with what does not fit, in words.
+    pub fn new(config: &BertConfig, weights: BertWeights, precision: Precision) -> Result<Self, String> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         if heads == 0 || hidden == 0 || !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(32)
         {
             return Err(format!("{heads} heads of {hidden} numbers: each must have a multiple of 32"));
         }
         let attention = Attention { heads, head_width: hidden / heads };
+        let precision = kernel_precision(precision);
+        if !config.intermediate_size.is_multiple_of(precision.numbers_a_word()) {
+            return Err(format!(
+                "a feed-forward layer of {} numbers: in this precision a multiple of {}",
+                config.intermediate_size,
+                precision.numbers_a_word()
+            ));
+        }
         let BertWeights { word, mut position, token_type, norm, layers } = weights;
         expect("token_type_embeddings", token_type.len(), hidden)?;
         expect("position_embeddings", position.len(), config.max_position_embeddings * hidden)?;
@@ -91,7 +101,7 @@ impl Encoder {
             norm: checked(norm, hidden)?,
             layers: layers
                 .into_iter()
-                .map(|layer| Layer::new(layer, &attention, config.intermediate_size))
+                .map(|layer| Layer::new(layer, &attention, config.intermediate_size, precision))
                 .collect::<Result<_, _>>()?,
             attention,
             epsilon: config.layer_norm_eps,
@@ -173,17 +183,17 @@ impl Encoder {
         let mut workspace =
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         workspace.resize(lengths.iter().sum(), self);
-        let Workspace { states, qkv, context, inner, attention } = &mut workspace;
+        let Workspace { states, qkv, context, inner, attention, inputs } = &mut workspace;
         let (states, qkv) = (states.as_mut_slice(), qkv.as_mut_slice());
         let (context, inner) = (context.as_mut_slice(), inner.as_mut_slice());
         self.look_up(texts, states);
         for layer in &self.layers {
-            layer.qkv.multiply(team, states, Epilogue::Store, qkv);
+            layer.qkv.multiply(team, states, Epilogue::Store, qkv, inputs);
             self.attention.run(team, qkv, &lengths, context, attention);
-            layer.attention_output.multiply(team, context, Epilogue::Add, states);
+            layer.attention_output.multiply(team, context, Epilogue::Add, states, inputs);
             self.normalise(&layer.attention_norm, states);
-            layer.intermediate.multiply(team, states, Epilogue::Gelu, inner);
-            layer.output.multiply(team, inner, Epilogue::Add, states);
+            layer.intermediate.multiply(team, states, Epilogue::Gelu, inner, inputs);
+            layer.output.multiply(team, inner, Epilogue::Add, states, inputs);
             self.normalise(&layer.output_norm, states);
         }
         let vectors = self.pool(states, &lengths, pooling);
@@ -236,7 +246,12 @@ fn groups<'a, 'b>(texts: &'a [&'b [u32]]) -> impl Iterator<Item = &'a [&'b [u32]
 }
 
 impl Layer {
-    fn new(weights: LayerWeights, attention: &Attention, intermediate: usize) -> Result<Self, String> {
+    fn new(
+        weights: LayerWeights,
+        attention: &Attention,
+        intermediate: usize,
+        precision: ragway_kernels::Precision,
+    ) -> Result<Self, String> {
         let hidden = attention.heads * attention.head_width;
         let square = |weights| checked_linear(weights, hidden, hidden);
         let mut query = square(weights.query)?;
@@ -246,6 +261,9 @@ impl Layer {
         let qkv = LinearWeights {
             weight: [query.weight, key.weight, value.weight].concat(),
             bias: [query.bias, key.bias, value.bias].concat(),
+        };
+        let pack = |linear: &LinearWeights, inputs| {
+            PackedMatrix::new(precision, &linear.weight, &linear.bias, inputs)
         };
         Ok(Self {
             qkv: pack(&qkv, hidden),
@@ -258,8 +276,12 @@ impl Layer {
     }
 }
 
-fn pack(weights: &LinearWeights, inputs: usize) -> PackedMatrix {
-    PackedMatrix::new(&weights.weight, &weights.bias, inputs)
+fn kernel_precision(precision: Precision) -> ragway_kernels::Precision {
+    match precision {
+        Precision::F32 => ragway_kernels::Precision::F32,
+        Precision::Bf16 => ragway_kernels::Precision::Bf16,
+        Precision::Int8 => ragway_kernels::Precision::Int8,
+    }
 }
 
 fn checked_linear(weights: LinearWeights, outputs: usize, inputs: usize) -> Result<LinearWeights, String> {

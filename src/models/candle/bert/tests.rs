@@ -10,7 +10,7 @@ use super::{
     stock::StockEncoder,
     weights::{BertConfig, BertWeights, BlockQ4_0, EmbeddingTable},
 };
-use crate::config::Pooling;
+use crate::config::{Pooling, Precision};
 
 const CONFIG: &str = r#"{"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3,
     "intermediate_size": 160, "max_position_embeddings": 96, "vocab_size": 50, "hidden_act": "gelu",
@@ -55,9 +55,9 @@ fn config() -> BertConfig {
     serde_json::from_str(CONFIG).unwrap()
 }
 
-fn encoder(file: &[u8]) -> Encoder {
+fn encoder(file: &[u8], precision: Precision) -> Encoder {
     let weights = BertWeights::from_safetensors(file.to_vec(), &config()).unwrap();
-    Encoder::new(&config(), weights).unwrap()
+    Encoder::new(&config(), weights, precision).unwrap()
 }
 
 fn texts() -> Vec<Vec<u32>> {
@@ -80,7 +80,7 @@ fn agrees_with_candles_own_model() {
     std::fs::write(folder.path().join("config.json"), CONFIG).unwrap();
     std::fs::write(folder.path().join("model.safetensors"), &file).unwrap();
     let stock = StockEncoder::load(folder.path(), Device::Cpu).unwrap();
-    let encoder = encoder(&file);
+    let encoder = encoder(&file, Precision::F32);
     assert_eq!((stock.dimension(), stock.positions()), (encoder.dimension(), encoder.positions()));
     let texts = texts();
     for (pooling, normalize) in [(Pooling::Mean, false), (Pooling::Cls, false), (Pooling::Mean, true)] {
@@ -100,21 +100,24 @@ fn agrees_with_candles_own_model() {
 
 #[test]
 fn a_vector_does_not_depend_on_its_neighbours() {
-    let encoder = encoder(&random_file());
+    let file = random_file();
     let texts: Vec<Vec<u32>> = texts().into_iter().cycle().take(60).collect();
-    let together = encoder.encode(&slices(&texts), Pooling::Mean, true).unwrap();
-    for (text, together) in texts.iter().zip(&together) {
-        let alone = &encoder.encode(&[text], Pooling::Mean, true).unwrap()[0];
-        let off = alone.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(off < 1e-5, "{} tokens: {off}", text.len());
-        let length: f32 = together.iter().map(|number| number * number).sum();
-        assert!((length - 1.0).abs() < 1e-5);
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let encoder = encoder(&file, precision);
+        let together = encoder.encode(&slices(&texts), Pooling::Mean, true).unwrap();
+        for (text, together) in texts.iter().zip(&together) {
+            let alone = &encoder.encode(&[text], Pooling::Mean, true).unwrap()[0];
+            let off = alone.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-5, "{precision:?}, {} tokens: {off}", text.len());
+            let length: f32 = together.iter().map(|number| number * number).sum();
+            assert!((length - 1.0).abs() < 1e-5);
+        }
     }
 }
 
 #[test]
 fn refuses_what_it_cannot_read() {
-    let encoder = encoder(&random_file());
+    let encoder = encoder(&random_file(), Precision::F32);
     let encode = |text: &[u32]| encoder.encode(&[&[1], text], Pooling::Mean, true);
     assert!(matches!(encode(&[]), Err(EncodeError::Length(0, 96))));
     assert!(matches!(encode(&[1; 97]), Err(EncodeError::Length(97, 96))));
@@ -122,21 +125,46 @@ fn refuses_what_it_cannot_read() {
     assert!(encoder.encode(&[], Pooling::Mean, true).unwrap().is_empty());
 }
 
+/// Wherever in the layers it comes up.
 #[test]
 fn never_returns_what_is_not_finite() {
-    let mut weights = BertWeights::from_safetensors(random_file(), &config()).unwrap();
-    weights.layers[2].output.bias[5] = f32::INFINITY;
-    let encoder = Encoder::new(&config(), weights).unwrap();
-    let result = encoder.encode(&[&[1, 2, 3]], Pooling::Mean, true);
-    assert!(matches!(result, Err(EncodeError::NotFinite)), "{result:?}");
+    let file = random_file();
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        for layer in 0..3 {
+            let mut weights = BertWeights::from_safetensors(file.clone(), &config()).unwrap();
+            weights.layers[layer].output.bias[5] = f32::INFINITY;
+            let encoder = Encoder::new(&config(), weights, precision).unwrap();
+            let result = encoder.encode(&[&[1, 2, 3]], Pooling::Mean, true);
+            assert!(matches!(result, Err(EncodeError::NotFinite)), "{precision:?} {layer}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn shorter_precisions_differ_little_and_not_nothing() {
+    let file = random_file();
+    let encode =
+        |precision| encoder(&file, precision).encode(&slices(&texts()), Pooling::Mean, true).unwrap();
+    let exact = encode(Precision::F32);
+    for (precision, least) in [(Precision::Bf16, 0.9995), (Precision::Int8, 0.995)] {
+        for (is, exact) in encode(precision).iter().zip(&exact) {
+            assert!(cosine(is, exact) > least, "{precision:?}: {}", cosine(is, exact));
+            assert_ne!(is, exact, "{precision:?}");
+        }
+    }
 }
 
 #[test]
 fn says_which_weights_do_not_fit() {
     let mut weights = BertWeights::from_safetensors(random_file(), &config()).unwrap();
     weights.layers[1].key.bias.pop();
-    let error = Encoder::new(&config(), weights).err().unwrap();
+    let error = Encoder::new(&config(), weights, Precision::F32).err().unwrap();
     assert_eq!(error, "a linear layer's bias: 63 numbers, not 64");
+
+    let odd = BertConfig { intermediate_size: 158, ..config() };
+    let weights = BertWeights::from_safetensors(random_file(), &config()).unwrap();
+    let error = Encoder::new(&odd, weights, Precision::Int8).err().unwrap();
+    assert!(error.starts_with("a feed-forward layer of 158 numbers"), "{error}");
 }
 
 #[test]
