@@ -7,7 +7,7 @@ use crate::{
     buffer::Buffer,
     crew::{Crew, Split},
     half,
-    matmul::{Operands, PANEL, Sink, tile, tile_rows},
+    matmul::{Floats, Operands, PANEL, Sink, tile, tile_rows},
     vector::{Kernel, Vector},
 };
 
@@ -232,8 +232,8 @@ impl Kernel for Attend<'_> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let rows = self.rows.clone();
-        for first in rows.clone().step_by(tile_rows::<V>()) {
-            self.attend::<V>(first, tile_rows::<V>().min(rows.end - first));
+        for first in rows.clone().step_by(tile_rows::<V, Floats>()) {
+            self.attend::<V>(first, tile_rows::<V, Floats>().min(rows.end - first));
         }
     }
 }
@@ -317,7 +317,7 @@ impl Attend<'_> {
             // SAFETY: the buffers were sized for these rows, this panel and this width.
             unsafe {
                 let to = scores.as_mut_slice().as_mut_ptr().add(panel * PANEL);
-                tile::<V, _>(rows, &operands, &Store { to, stride: padded });
+                tile::<V, Floats, _>(rows, &operands, &Store { to, stride: padded });
             }
         }
     }
@@ -344,7 +344,7 @@ impl Attend<'_> {
                         depth: values.len() / width,
                     };
                     let to = sums.as_mut_slice().as_mut_ptr().add(column);
-                    tile::<V, _>(rows, &operands, &Accumulate { to, stride: width });
+                    tile::<V, Floats, _>(rows, &operands, &Accumulate { to, stride: width });
                 }
             }
         }
