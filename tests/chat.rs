@@ -181,7 +181,7 @@ async fn a_question_that_goes_on_is_rewritten_by_the_backend() {
     let rewritten = "What does the ferry cost for children under six?";
     let server = MockServer::start().await;
     for (contained, said) in
-        [("Rewrite this question", rewritten), ("<passages>", "Children under six travel free [1].")]
+        [("Rewrite this question", rewritten), ("<passages-", "Children under six travel free [1].")]
     {
         let mock = Mock::given(method("POST")).and(body_string_contains(contained));
         mock.respond_with(saying(said)).mount(&server).await;
