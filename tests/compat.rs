@@ -427,5 +427,5 @@ async fn the_documents_examples_work() {
             sent += 1;
         }
     }
-    assert_eq!(sent, 6);
+    assert_eq!(sent, 7);
 }

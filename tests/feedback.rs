@@ -148,7 +148,7 @@ async fn old_answers_are_removed() {
     let oldest = all(&app).await[0].id;
     let aged = format!("UPDATE answers SET created_at = now() - interval '31 days' WHERE id = '{oldest}'");
     execute(&app.admin_url, &aged).await;
-    assert_eq!(app.rag.store().sweep_answers(31, 100).await.unwrap(), 0);
+    assert_eq!(app.rag.store().sweep_answers(32, 100).await.unwrap(), 0);
     assert_eq!(app.rag.store().sweep_answers(30, 100).await.unwrap(), 1);
     assert!(all(&app).await.iter().all(|answer| answer.id != oldest));
 }

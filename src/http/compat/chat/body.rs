@@ -18,6 +18,7 @@ const MAX_STOPS: usize = 4;
 /// process know those below and ignore others.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = ChatCompletionRequest)]
+#[schema(example = json!({"model": "ragway", "messages": [{"role": "user", "content": "What does a bicycle cost?"}]}))]
 pub struct ChatCompletionRequest {
     /// `ragway`, `ragway/<collection>`, or another answer model of `/v1/models`.
     #[schema(example = "ragway")]
