@@ -273,6 +273,7 @@ impl Attend<'_> {
             scores[seen..].fill(0.0);
         }
         self.sum_values::<V>(rows, padded, longest);
+        #[expect(clippy::needless_range_loop, reason = "a row is a place in several buffers")]
         for row in 0..rows {
             let (token, head) = self.place(first + row);
             let start = (token * self.stored.attention.heads + head) * width;

@@ -224,7 +224,7 @@ struct Patience(u32);
 impl Patience {
     fn wait(&mut self) {
         self.0 = self.0.saturating_add(1);
-        if self.0 % 64 == 0 && self.0 > 512 { thread::yield_now() } else { spin_loop() }
+        if self.0.is_multiple_of(64) && self.0 > 512 { thread::yield_now() } else { spin_loop() }
     }
 
     fn is_exhausted(&self) -> bool {

@@ -102,6 +102,7 @@ fn range<V: Vector>(row: &[f32]) -> (f32, f32) {
     let (least, most) = (-V::splat(0.0).sub(least).peak(), most.peak());
     let range = |(least, most): (f32, f32), &x: &f32| (least.min(x), most.max(x));
     let (least, most) = rest.iter().fold((least, most), range);
+    #[expect(clippy::eq_op, reason = "not 0 where x is not finite")]
     let zero = rest.iter().fold(zero.sum(), |zero, x| zero + (x - x));
     (least + zero, most + zero)
 }

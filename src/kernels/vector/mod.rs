@@ -165,5 +165,6 @@ pub trait Vector: Copy {
     /// integer: `sum +` their four products, without saturation.
     fn dot_bytes(self, weights: Self, sum: Self) -> Self;
     /// The lanes hold 32-bit integers: these as numbers.
+    #[expect(clippy::wrong_self_convention, reason = "from lanes of integers to lanes of floats")]
     fn from_integers(self) -> Self;
 }
