@@ -132,7 +132,7 @@ async fn run(
         .collect();
     let asked = |number: usize| match half {
         Half::All => true,
-        Half::Even => number % 2 == 0,
+        Half::Even => number.is_multiple_of(2),
         Half::Odd => number % 2 == 1,
     };
     let mut ids = HashMap::new();
