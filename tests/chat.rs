@@ -15,7 +15,7 @@ use crate::{
     harness::{TestApp, good},
 };
 use ragway::{
-    config::OpenAiEntry,
+    config::{AnswerRoute, AnswerRule, OpenAiEntry},
     models::{
         GenerateRequest, GeneratedPart, GenerationStream, Generator, ModelError, Usage,
         openai::OpenAiGenerator,
@@ -58,11 +58,13 @@ async fn received(server: &MockServer) -> Value {
     serde_json::from_slice(&server.received_requests().await.unwrap().last().unwrap().body).unwrap()
 }
 
-async fn ferry_before(server: &MockServer) -> TestApp {
+fn remote(name: &str, server: &MockServer) -> Arc<dyn Generator> {
     let base = format!("{}/v1", server.uri()).parse().unwrap();
-    let entry = OpenAiEntry::new("remote", base, "upstream-model", 4096);
-    let generator = Arc::new(OpenAiGenerator::new(&entry, None).unwrap());
-    let app = TestApp::with(|setup| setup.backends.push(generator)).await;
+    Arc::new(OpenAiGenerator::new(&OpenAiEntry::new(name, base, "upstream-model", 4096), None).unwrap())
+}
+
+async fn ferry_before(server: &MockServer) -> TestApp {
+    let app = TestApp::with(|setup| setup.backends.push(remote("remote", server))).await;
     app.store_ferry().await;
     app
 }
@@ -193,6 +195,30 @@ async fn a_question_that_goes_on_is_rewritten_by_the_backend() {
     assert!(body["choices"][0]["message"]["content"].as_str().unwrap().contains("travel free"), "{body}");
     assert_eq!(body["usage"]["prompt_tokens"], 180, "both requests count");
     assert!(received(&server).await["messages"].to_string().contains(rewritten));
+}
+
+#[tokio::test]
+async fn a_rule_of_a_collection_holds_for_the_rewriting_too() {
+    let route = |backend: &str| AnswerRoute { backends: vec![backend.into()], ..AnswerRoute::default() };
+    let (open, private) =
+        (upstream(saying("No.")).await, upstream(saying("What does the ferry cost for children?")).await);
+    let app = TestApp::with(|setup| {
+        for (name, server) in [("open", &open), ("private", &private)] {
+            setup.backends.push(remote(name, server));
+        }
+        let routes = &mut setup.catalog.routes;
+        routes.answer = route("open");
+        routes.answer_by_name.insert("private".into(), route("private"));
+        let collections = vec!["default".to_owned()];
+        routes.answer_rules =
+            vec![AnswerRule { route: "private".into(), collections, ..AnswerRule::default() }];
+    })
+    .await;
+    app.store_ferry().await;
+    let body = completion(&app, json!({"model": "ragway", "messages": conversation()})).await;
+    assert_eq!(body["ragway"]["retrieval"]["rewritten_by"], "model");
+    assert!(open.received_requests().await.unwrap().is_empty());
+    assert!(!private.received_requests().await.unwrap().is_empty());
 }
 
 #[tokio::test]

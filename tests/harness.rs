@@ -15,8 +15,12 @@ use ragway::{
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
-        Embedder, Embedders, Generator, cache::EmbeddingCache, candle::bert::BertEmbedder,
-        candle::clip::ClipEmbedder, candle::gguf::GgufGenerator, router::AnswerRouter,
+        Embedder, Embedders, Generator,
+        cache::EmbeddingCache,
+        candle::bert::BertEmbedder,
+        candle::clip::ClipEmbedder,
+        candle::gguf::GgufGenerator,
+        router::{AnswerRouter, BackendSpec},
     },
     rag::{Rag, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
@@ -106,7 +110,14 @@ impl TestApp {
             let routes = routes.into_iter().chain(other);
             Embedders::new(routes.collect())
         };
-        let answers = AnswerRouter::new(setup.backends);
+        // The catalog's own routes name backends that are not there.
+        let answers = match catalog.routes.answer_rules.as_slice() {
+            [] => AnswerRouter::new(setup.backends),
+            _ => {
+                let backends = setup.backends.into_iter().map(BackendSpec::local).collect();
+                AnswerRouter::with_routes(backends, &catalog.routes)
+            }
+        };
         let prompts = Prompts::load(None).unwrap();
         let cache = EmbeddingCache::new(&catalog.cache, setup.redis_url.as_ref()).unwrap();
         let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);

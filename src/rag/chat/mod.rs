@@ -12,10 +12,10 @@ mod rewrite;
 pub use direct::LocalRequest;
 
 use super::{
-    Caller, Rag, RagError,
+    Caller, DEFAULT_COLLECTION, Rag, RagError,
     ask::{AskRequest, AskStream, Writing},
 };
-use crate::models::{Message, Usage};
+use crate::models::{Message, Usage, router::Selector};
 use conversation::Conversation;
 
 /// The model that answers from documents, as clients name it; `ragway/<collection>` is of another collection.
@@ -66,19 +66,26 @@ impl Rag {
     /// Fails with [`RagError::Invalid`], which names `messages`, where the conversation is none, and as
     /// [`Rag::ask`] does.
     pub async fn chat(&self, request: ChatRequest) -> Result<Chat, RagError> {
-        let Conversation { style, history, question } = Conversation::of(request.messages)?;
+        let ChatRequest { caller, collection, messages, writing } = request;
+        let Conversation { style, history, question } = Conversation::of(messages)?;
         let (style, left_out) = conversation::fitting(style);
-        let question = rewrite::standalone(self, &history, question).await;
+        // A rule that keeps a collection's or a tenant's questions with one backend holds for this one too.
+        let selector = Selector {
+            collection: Some(collection.as_deref().unwrap_or(DEFAULT_COLLECTION)),
+            tenant: Some(caller.tenant.0),
+            ..Selector::default()
+        };
+        let question = rewrite::standalone(self, selector, &history, question).await;
         let events = self
             .ask(AskRequest {
-                caller: request.caller,
-                collection: request.collection,
+                caller,
+                collection,
                 question: question.text.clone(),
                 k: None,
                 filter: None,
                 model: None,
                 explain: false,
-                writing: Writing { style, ..request.writing },
+                writing: Writing { style, ..writing },
             })
             .await?;
         Ok(Chat { question, notes: left_out.into_iter().collect(), events })

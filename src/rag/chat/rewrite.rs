@@ -14,7 +14,7 @@ use unicode_segmentation::UnicodeSegmentation;
 use super::{Made, Standalone, conversation::Turn};
 use crate::{
     models::{GenerateRequest, GeneratedPart, Generator, ModelError, Usage, router::Selector},
-    rag::{Rag, search::MAX_QUERY_BYTES},
+    rag::{Rag, search::check_query},
 };
 
 /// Longest wait for a backend's version.
@@ -74,15 +74,21 @@ const REFERENCES: &[&str] = &[
 /// The same, in a script that does not part words.
 const CHINESE_REFERENCES: &[&str] = &["它", "他", "她", "这", "那里", "那个", "那些"];
 
-/// The question made whole. What fails on the way costs quality, not the answer.
-pub(super) async fn standalone(rag: &Rag, history: &[Turn], question: String) -> Standalone {
+/// The question made whole by the backend that `selector` leads to. What fails on the way costs
+/// quality, not the answer.
+pub(super) async fn standalone(
+    rag: &Rag,
+    selector: Selector<'_>,
+    history: &[Turn],
+    question: String,
+) -> Standalone {
     let as_asked = Standalone { text: question, made: Made::AsAsked, usage: Usage::default() };
     if !history.iter().any(|turn| turn.by_user) || !is_follow_up(&as_asked.text) {
         return as_asked;
     }
     let question = as_asked.text.as_str();
     let mut usage = Usage::default();
-    match timeout(DEADLINE, written(rag, history, question)).await {
+    match timeout(DEADLINE, written(rag, selector, history, question)).await {
         Ok(Ok((backend, text, used))) => {
             usage = used;
             match usable(&text, history, question) {
@@ -100,10 +106,15 @@ pub(super) async fn standalone(rag: &Rag, history: &[Turn], question: String) ->
 }
 
 /// Name of the backend, what it wrote, and its tokens.
-async fn written(rag: &Rag, history: &[Turn], question: &str) -> Result<(String, String, Usage), String> {
+async fn written(
+    rag: &Rag,
+    selector: Selector<'_>,
+    history: &[Turn],
+    question: &str,
+) -> Result<(String, String, Usage), String> {
     let plan =
         |backend: &dyn Generator| request(rag, history, question, backend).map(|request| (request, ()));
-    let selector = Selector { question, ..Selector::default() };
+    let selector = Selector { question, ..selector };
     let routed = rag.answers.generate(&selector, plan).await.map_err(|error| error.to_string())?;
     let (mut stream, mut text, mut usage) = (routed.stream, String::new(), Usage::default());
     while let Some(part) = stream.next().await {
@@ -172,7 +183,7 @@ fn usable(written: &str, history: &[Turn], question: &str) -> Option<String> {
     let line = line.trim_matches(quotes).trim();
     let line = line.split_once(": ").filter(|(label, _)| is_label(label)).map_or(line, |(_, rest)| rest);
     let line = line.trim().trim_matches(quotes);
-    if line.is_empty() || line.len() > MAX_QUERY_BYTES || line.chars().count() > 4 * question.len() + 400 {
+    if check_query("question", line).is_err() || line.chars().count() > 4 * question.len() + 400 {
         return None;
     }
     let mut said: HashSet<String> = stems(question).collect();
@@ -212,7 +223,7 @@ fn joined(history: &[Turn], question: &str) -> Option<String> {
     }
     parts.reverse();
     let joined = parts.join(" ");
-    (parts.len() > 1 && joined.len() <= MAX_QUERY_BYTES && !joined.contains('\0')).then_some(joined)
+    (parts.len() > 1 && check_query("question", &joined).is_ok()).then_some(joined)
 }
 
 #[cfg(test)]
