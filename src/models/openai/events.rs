@@ -153,8 +153,11 @@ impl Reader {
 
     fn read(&mut self, data: String) -> Result<Event, ForwardError> {
         let server = &self.patience.server;
-        let value = serde_json::from_str(&data)
+        let value: Value = serde_json::from_str(&data)
             .map_err(|error| server.unavailable(format!("it sent an event that is no JSON: {error}")))?;
+        if !value.is_object() {
+            return Err(server.unavailable("it sent an event that is no JSON object".to_owned()).into());
+        }
         if let Some(error) = error_in(server, &value) {
             return Err(error);
         }

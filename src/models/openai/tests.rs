@@ -297,6 +297,7 @@ async fn what_is_no_completion_is_told_apart() {
         (json("{\"choices\": \"none\"}"), "no completion"),
         (ResponseTemplate::new(200), "no events"),
         (events("hello\n\n"), "no events"),
+        (events("data: {\"choices\": []}\n\ndata: 5\n\n"), "no JSON object"),
     ] {
         let error = only_error(response).await;
         assert!(matches!(error, ModelError::Unavailable { .. }), "{error:?}");

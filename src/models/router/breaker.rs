@@ -115,7 +115,8 @@ impl Breaker {
 
     /// Takes the outcome of a request that entered as `entry`.
     pub fn record(&mut self, entry: Entry, outcome: Outcome, now: Instant) {
-        let probe = entry == Entry::Probe;
+        // Another request may have closed the breaker while the probe was under way.
+        let probe = entry == Entry::Probe && matches!(self.state, State::Probing);
         match outcome {
             Outcome::Succeeded => self.succeed(now),
             Outcome::Failed => self.fail(probe, now),
@@ -272,6 +273,19 @@ mod tests {
         assert_eq!(breaker.enter(later), Entry::Probe);
         breaker.record(Entry::Probe, Outcome::Nothing, later);
         assert_eq!(breaker.enter(later), Entry::Probe);
+    }
+
+    #[test]
+    fn a_probe_that_another_request_has_made_needless_opens_nothing() {
+        for outcome in [Outcome::Nothing, Outcome::Busy(SECOND)] {
+            let (mut breaker, now) = breaker();
+            fail(&mut breaker, 4, now);
+            let later = now + 10 * SECOND;
+            assert_eq!((breaker.enter(later), breaker.enter(later)), (Entry::Probe, Entry::Shut));
+            breaker.record(Entry::Shut, Outcome::Succeeded, later);
+            breaker.record(Entry::Probe, outcome, later);
+            assert_eq!(breaker.state(later), BreakerState::Closed);
+        }
     }
 
     #[test]
