@@ -35,12 +35,14 @@ impl Crew {
     pub fn new(threads: usize) -> io::Result<Self> {
         let sleepers = threads.saturating_sub(1);
         let shared = Arc::new(Shared::new(sleepers));
-        let start = |index| {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name(format!("crew {index}")).spawn(move || shared.work(index))
-        };
-        let workers: Vec<_> = (0..sleepers).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { shared, workers, isa: Isa::best(), integers: IntegerIsa::best() })
+        // Dropped before all run, it ends those that do.
+        let mut crew = Self { shared, workers: Vec::new(), isa: Isa::best(), integers: IntegerIsa::best() };
+        for index in 0..sleepers {
+            let shared = Arc::clone(&crew.shared);
+            let worker = thread::Builder::new().name(format!("crew {index}"));
+            crew.workers.push(worker.spawn(move || shared.work(index))?);
+        }
+        Ok(crew)
     }
 
     /// The same crew with other instructions.

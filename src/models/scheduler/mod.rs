@@ -151,9 +151,14 @@ impl<M: BatchModel> Shared<M> {
         };
         while let Some(batch) = line.next(budget) {
             let cost = batch.iter().map(|taken| taken.cost).sum();
-            match (lane, background::POOL.as_ref()) {
-                (Lane::Bulk, Some(pool)) => pool.install(|| self.compute(batch)),
-                (Lane::Bulk, None) | (Lane::Interactive, _) => self.compute(batch),
+            // The pool's threads start when they are first needed.
+            let pool = match lane {
+                Lane::Interactive => None,
+                Lane::Bulk => background::POOL.as_ref(),
+            };
+            match pool {
+                Some(pool) => pool.install(|| self.compute(batch)),
+                None => self.compute(batch),
             }
             let elapsed = line.lock().done(cost);
             if lane == Lane::Interactive {

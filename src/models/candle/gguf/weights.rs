@@ -63,7 +63,8 @@ impl Shape {
         if rotated != shape.head_width || content.tensor_infos.contains_key("rope_freqs.weight") {
             bail!("its rotary positions are of a kind that is not supported");
         }
-        if !shape.head_width.is_multiple_of(32) || !shape.heads.is_multiple_of(shape.key_heads.max(1)) {
+        let grouped = shape.key_heads > 0 && shape.heads.is_multiple_of(shape.key_heads);
+        if !shape.head_width.is_multiple_of(32) || !grouped {
             bail!("{} heads of {} numbers are not supported", shape.heads, shape.head_width);
         }
         Ok(shape)
