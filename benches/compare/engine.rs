@@ -9,13 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_core::{D, DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
+use candle_core::{Device, Tensor};
 use ragway::{
     config::{Pooling, Precision},
     models::candle::bert::{
         encoder::Encoder,
+        stock::StockEncoder,
         weights::{BertConfig, BertWeights},
     },
 };
@@ -39,7 +38,7 @@ enum Command {
 
 enum Model {
     Ragway(Box<Encoder>),
-    Candle(Box<BertModel>),
+    Candle(Box<StockEncoder>),
 }
 
 fn main() -> Result<()> {
@@ -77,18 +76,16 @@ fn main() -> Result<()> {
 
 impl Model {
     fn load(kind: &str, folder: &Path) -> Result<Self> {
-        let config = std::fs::read(folder.join("config.json"))?;
-        let file = std::fs::read(folder.join("model.safetensors"))?;
         Ok(match kind {
             "candle" => {
-                let config: Config = serde_json::from_slice(&config)?;
-                let weights = VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?;
-                Model::Candle(Box::new(BertModel::load(weights, &config)?))
+                let stock = StockEncoder::load(folder, Device::Cpu).map_err(anyhow::Error::msg)?;
+                Model::Candle(Box::new(stock))
             }
             precision => {
                 let precision = Precision::deserialize(precision.into_deserializer())
                     .map_err(|error: serde::de::value::Error| anyhow!("engine `{precision}`: {error}"))?;
-                let config: BertConfig = serde_json::from_slice(&config)?;
+                let config: BertConfig = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
+                let file = std::fs::read(folder.join("model.safetensors"))?;
                 let weights = BertWeights::from_safetensors(file, &config)?;
                 let encoder = Encoder::new(&config, weights, precision).map_err(anyhow::Error::msg)?;
                 Model::Ragway(Box::new(encoder))
@@ -115,26 +112,9 @@ impl Model {
     fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         match self {
             Model::Ragway(encoder) => Ok(encoder.encode(texts, Pooling::Mean, true)?),
-            Model::Candle(model) => Ok(stock(model, texts)?),
+            Model::Candle(model) => Ok(model.pass(texts, Pooling::Mean, true)?),
         }
     }
-}
-
-/// Padded to the longest text, as candle's example does.
-fn stock(model: &BertModel, texts: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-    let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
-    let shape = (texts.len(), longest);
-    let (mut ids, mut mask) = (vec![0u32; shape.0 * shape.1], vec![0f32; shape.0 * shape.1]);
-    for (row, text) in texts.iter().enumerate() {
-        ids[row * longest..][..text.len()].copy_from_slice(text);
-        mask[row * longest..][..text.len()].fill(1.0);
-    }
-    let ids = Tensor::from_vec(ids, shape, &Device::Cpu)?;
-    let mask = Tensor::from_vec(mask, shape, &Device::Cpu)?;
-    let states = model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-    let sum = states.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?.sum(1)?;
-    let mean = sum.broadcast_div(&mask.sum_keepdim(1)?)?;
-    mean.broadcast_div(&mean.sqr()?.sum_keepdim(1)?.sqrt()?)?.to_vec2()
 }
 
 /// The best of 20 products of 2048×384×1536.

@@ -59,11 +59,7 @@ impl StockEncoder {
         let mut vectors = vec![Vec::new(); texts.len()];
         for indices in order.chunks(pass) {
             let batch: Vec<&[u32]> = indices.iter().map(|&index| texts[index]).collect();
-            let mut pooled = self.forward(&batch, pooling)?;
-            if normalize {
-                pooled = pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?;
-            }
-            for (&index, vector) in indices.iter().zip(pooled.to_vec2()?) {
+            for (&index, vector) in indices.iter().zip(self.pass(&batch, pooling, normalize)?) {
                 vectors[index] = vector;
             }
         }
@@ -74,8 +70,13 @@ impl StockEncoder {
         }
     }
 
-    /// Vectors of `n` texts as `[n, hidden]`; they are padded to the longest.
-    fn forward(&self, texts: &[&[u32]], pooling: Pooling) -> candle_core::Result<Tensor> {
+    /// As [`StockEncoder::encode`], in one pass: all texts are padded to the longest.
+    pub fn pass(
+        &self,
+        texts: &[&[u32]],
+        pooling: Pooling,
+        normalize: bool,
+    ) -> candle_core::Result<Vec<Vec<f32>>> {
         let longest = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let shape = (texts.len(), longest);
         let (mut ids, mut mask) = (vec![0u32; shape.0 * shape.1], vec![0f32; shape.0 * shape.1]);
@@ -86,12 +87,16 @@ impl StockEncoder {
         let ids = Tensor::from_vec(ids, shape, &self.device)?;
         let mask = Tensor::from_vec(mask, shape, &self.device)?;
         let states = self.model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-        match pooling {
-            Pooling::Cls => states.i((.., 0))?.contiguous(),
+        let mut pooled = match pooling {
+            Pooling::Cls => states.i((.., 0))?.contiguous()?,
             Pooling::Mean => {
                 let sum = states.broadcast_mul(&mask.unsqueeze(D::Minus1)?)?.sum(1)?;
-                sum.broadcast_div(&mask.sum_keepdim(1)?)
+                sum.broadcast_div(&mask.sum_keepdim(1)?)?
             }
+        };
+        if normalize {
+            pooled = pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?;
         }
+        pooled.to_vec2()
     }
 }
