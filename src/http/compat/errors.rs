@@ -25,7 +25,13 @@ const INSUFFICIENT_QUOTA: &str = "insufficient_quota";
 pub struct OpenAiError {
     error: ApiError,
     param: Option<Cow<'static, str>>,
-    /// As the server behind ragway has it.
+    /// As the server behind ragway names it; boxed, so that every `Result` stays small.
+    upstream: Option<Box<Named>>,
+}
+
+/// A problem's type and code, where they are said.
+#[derive(Debug)]
+struct Named {
     kind: Option<String>,
     code: Option<String>,
 }
@@ -38,13 +44,13 @@ impl OpenAiError {
         param: Option<String>,
         code: Option<String>,
     ) -> Self {
-        Self { error, param: param.map(Cow::Owned), kind, code }
+        Self { error, param: param.map(Cow::Owned), upstream: Some(Box::new(Named { kind, code })) }
     }
 
     /// Names the field that is at fault, where the request is at all.
     pub fn about(error: ApiError, param: &'static str) -> Self {
         let at_fault = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&error.status());
-        Self { error, param: at_fault.then_some(Cow::Borrowed(param)), kind: None, code: None }
+        Self { error, param: at_fault.then_some(Cow::Borrowed(param)), upstream: None }
     }
 
     pub(super) fn body(&self) -> OpenAiErrorBody {
@@ -62,12 +68,15 @@ impl OpenAiError {
             status if status.is_client_error() => "invalid_request_error",
             _ => "server_error",
         };
+        let upstream = self.upstream.as_deref();
+        let kind_there = upstream.and_then(|named| named.kind.clone());
+        let code_there = upstream.and_then(|named| named.code.clone());
         OpenAiErrorBody {
             error: OpenAiProblem {
                 message: self.error.detail().to_owned(),
-                kind: self.kind.clone().map_or(Cow::Borrowed(kind), Cow::Owned),
+                kind: kind_there.map_or(Cow::Borrowed(kind), Cow::Owned),
                 param: if unknown_model { Some("model".into()) } else { self.param.clone() },
-                code: self.code.clone().map(Cow::Owned).or(Some(Cow::Borrowed(code))),
+                code: Some(code_there.map_or(Cow::Borrowed(code), Cow::Owned)),
             },
         }
     }
@@ -75,7 +84,7 @@ impl OpenAiError {
 
 impl<E: Into<ApiError>> From<E> for OpenAiError {
     fn from(error: E) -> Self {
-        Self { error: error.into(), param: None, kind: None, code: None }
+        Self { error: error.into(), param: None, upstream: None }
     }
 }
 
