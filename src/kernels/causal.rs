@@ -125,11 +125,6 @@ pub struct KeyValues {
 }
 
 impl KeyValues {
-    /// Bytes of memory.
-    pub fn bytes(&self) -> usize {
-        (self.keys.len() + self.values.len()) * size_of::<u16>()
-    }
-
     /// Makes the first `tokens` those of `other`, which has the same shape.
     pub fn copy_from(&mut self, other: &Self, tokens: usize) {
         let shape = |memory: &Self| (memory.layers, memory.head_width, memory.tokens, memory.keys.len());

@@ -1,15 +1,9 @@
 //! The kernels of decoders, on every instruction set of the machine, against plain code in 64 bits.
 
-use crate::*;
-
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+use crate::{
+    tests::{assert_near, numbers},
+    *,
+};
 
 fn bytes(count: usize, seed: u64) -> Vec<u8> {
     numbers(count, seed).iter().map(|number| (number * 128.0) as i8 as u8).collect()
@@ -25,13 +19,6 @@ fn crews() -> impl Iterator<Item = (String, Crew)> {
             (format!("{isa:?}, {integers:?}, {threads} threads"), crew)
         })
     })
-}
-
-fn assert_near(is: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(is.len(), expected.len(), "{what}");
-    for (index, (is, expected)) in is.iter().zip(expected).enumerate() {
-        assert!((f64::from(*is) - expected).abs() < tolerance, "{what}, at {index}: {is}, not {expected}");
-    }
 }
 
 /// Blocks with scales between 2⁻⁶ and 2⁻⁵.

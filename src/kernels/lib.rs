@@ -1,5 +1,5 @@
-//! The arithmetic of a transformer encoder on a CPU, in 32-bit floating point; products also in bfloat16
-//! and 8-bit integers ([`Precision`]).
+//! The arithmetic of a transformer on a CPU. An encoder's is in 32-bit floating point, its products also in
+//! bfloat16 and 8-bit integers ([`Precision`]); a decoder's products are of quantised weights.
 //!
 //! Sequences of any length lie one after the other, without padding: a matrix
 //! of states is `[tokens, width]`, row-major. Weights are packed once

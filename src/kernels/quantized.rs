@@ -150,11 +150,6 @@ impl QuantizedMatrix {
         self.outputs
     }
 
-    /// Bytes that a product with one row reads.
-    pub fn bytes(&self) -> usize {
-        self.weights.len() * 64 + (self.scales.len() + self.minima.len()) * 2
-    }
-
     /// The weights of `output`, into `row` `[inputs]`.
     pub fn read_row(&self, output: usize, row: &mut [f32]) {
         assert!(output < self.outputs && row.len() == self.inputs, "output {output}");

@@ -2,7 +2,7 @@
 
 use crate::*;
 
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -11,7 +11,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn assert_near(is: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn assert_near(is: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(is.len(), expected.len(), "{what}");
     for (index, (is, expected)) in is.iter().zip(expected).enumerate() {
         assert!((f64::from(*is) - expected).abs() < tolerance, "{what}, at {index}: {is}, not {expected}");

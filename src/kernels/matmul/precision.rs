@@ -4,10 +4,9 @@ use super::tile::{Floats, Step};
 use crate::vector::{Extension, Vector};
 
 /// How a matrix keeps its weights, and in what its inputs are turned before they meet them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// 32-bit floating point.
-    #[default]
     F32,
     /// bfloat16; sums are of 32 bits.
     Bf16,
