@@ -42,12 +42,32 @@ pub enum QuotaSubject {
     Key,
 }
 
+impl QuotaSubject {
+    /// As it is written in the file and told to callers.
+    pub fn name(self) -> &'static str {
+        match self {
+            QuotaSubject::Tenant => "tenant",
+            QuotaSubject::Key => "key",
+        }
+    }
+}
+
 /// In UTC, from its calendar's beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuotaPeriod {
     Day,
     Month,
+}
+
+impl QuotaPeriod {
+    /// As it is written in the file and told to callers.
+    pub fn name(self) -> &'static str {
+        match self {
+            QuotaPeriod::Day => "day",
+            QuotaPeriod::Month => "month",
+        }
+    }
 }
 
 impl Quota {

@@ -11,7 +11,6 @@ use super::{
     error::{ApiError, Problem},
 };
 use crate::{
-    config::{QuotaPeriod, QuotaSubject},
     rag::{Caller, usage::Allowance},
     store::{UsageCounts, UsageGrouping, UsageSum},
 };
@@ -173,14 +172,8 @@ impl From<UsageCounts> for UsageNumbers {
 impl From<Allowance> for QuotaBody {
     fn from(allowance: Allowance) -> Self {
         Self {
-            per: match allowance.quota.per {
-                QuotaSubject::Tenant => "tenant",
-                QuotaSubject::Key => "key",
-            },
-            period: match allowance.quota.period {
-                QuotaPeriod::Day => "day",
-                QuotaPeriod::Month => "month",
-            },
+            per: allowance.quota.per.name(),
+            period: allowance.quota.period.name(),
             resets_at: allowance.resets_at.to_string(),
             tokens: allowance.quota.tokens,
             tokens_used: allowance.used.tokens(),

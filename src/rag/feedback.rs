@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::{
     Caller, Rag, RagError,
     ask::{Answer, Method},
+    usage::whole,
 };
 use crate::store::{Collection, NewAnswer, QuotedPassage, RatedAnswer, Rating};
 
@@ -51,7 +52,6 @@ impl Rag {
         answer: &Answer,
         cost_nano: i64,
     ) {
-        let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let recorded = NewAnswer {
             id: answer.id,
             tenant: caller.tenant,

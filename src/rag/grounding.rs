@@ -98,14 +98,18 @@ impl Evidence {
 
     /// The best support of `sentence` in any passage.
     pub fn support(&self, sentence: &str) -> Option<Support> {
+        let claim = Facts::of(sentence);
         (0..self.passages.len())
-            .filter_map(|passage| self.support_in(passage, sentence))
+            .filter_map(|passage| self.held_in(passage, &claim))
             .reduce(|best, other| if other.coverage > best.coverage { other } else { best })
     }
 
     /// The best support of `sentence` in one passage.
     pub fn support_in(&self, passage: usize, sentence: &str) -> Option<Support> {
-        let claim = Facts::of(sentence);
+        self.held_in(passage, &Facts::of(sentence))
+    }
+
+    fn held_in(&self, passage: usize, claim: &Facts) -> Option<Support> {
         let windows = self.passages.get(passage)?;
         let candidates: Vec<(&Window, f32)> = windows
             .iter()
@@ -123,7 +127,7 @@ impl Evidence {
             .iter()
             .filter(|(window, _)| {
                 !denied.iter().any(|range| window.range.start <= range.start && range.end <= window.range.end)
-                    && self.holds(&claim, &window.facts)
+                    && self.holds(claim, &window.facts)
             })
             // Of equal support the shorter quote is the clearer one.
             .max_by(|(a, x), (b, y)| x.total_cmp(y).then(b.range.len().cmp(&a.range.len())))
@@ -291,7 +295,7 @@ fn windows(passage: &str, instructions: &[Range<usize>]) -> Vec<Window> {
         .collect()
 }
 
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+pub(super) fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
@@ -530,7 +534,8 @@ mod tests {
         assert!(support("Who owns the saloon?") < 0.5, "there is no name in that sentence");
         assert!(support("Which ferry does not leave Nordby?") < 0.0);
         // "many" is a word that it does not hold; a number it does.
-        assert!(support("How many euros is a bicycle?") > 0.6);
+        let number = support("How many euros is a bicycle?");
+        assert!((number - 2.0 / 3.0).abs() < 1e-6, "{number}");
     }
 
     #[test]

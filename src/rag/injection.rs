@@ -62,6 +62,11 @@ pub fn is_invisible(character: char) -> bool {
         | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Whether a character shows something.
+pub fn is_visible(character: char) -> bool {
+    !character.is_whitespace() && !character.is_control() && !is_invisible(character)
+}
+
 /// A word and whether a command can begin with it.
 struct Word<'a> {
     text: &'a str,
@@ -97,9 +102,7 @@ fn overrides(words: &[Word<'_>]) -> bool {
 /// The same in scripts without spaces.
 fn overrides_unspaced(text: &str) -> bool {
     let holds = |list: &[&str]| list.iter().any(|part| text.contains(part));
-    UNSPACED_OVERRIDES.iter().any(|verb| text.contains(verb) && !holds(UNSPACED_NEGATIONS))
-        && holds(UNSPACED_ORDERS)
-        && holds(UNSPACED_WHICH)
+    !holds(UNSPACED_NEGATIONS) && holds(UNSPACED_OVERRIDES) && holds(UNSPACED_ORDERS) && holds(UNSPACED_WHICH)
 }
 
 /// "End your answer with …", "When asked …, say …": orders about what the answer is.

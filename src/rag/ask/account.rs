@@ -47,21 +47,16 @@ impl Account {
 
     /// Charges for an answer of `model`; what it cost is returned, in billionths.
     pub(super) fn close(&mut self, model: &str) -> i64 {
-        let backend = self.backend.take();
-        let tokens = Tokens {
+        let mut tokens = Tokens {
             embedded: 0,
             prompt: self.usage.prompt_tokens,
             completion: self.usage.completion_tokens,
         };
-        match backend {
-            // Its text was not used: it costs what it costs, but another one answered.
-            Some(backend) if backend != model => {
-                self.ledger.record_beside(self.caller, Operation::Ask, &backend, tokens);
-                self.ledger.record(self.caller, Operation::Ask, model, Tokens::default())
-            }
-            Some(_) => self.ledger.record(self.caller, Operation::Ask, model, tokens),
-            None => self.ledger.record(self.caller, Operation::Ask, model, Tokens::default()),
+        // Its text was not used: it costs what it costs, but another one answered.
+        if let Some(other) = self.backend.take().filter(|backend| backend != model) {
+            self.ledger.record_beside(self.caller, Operation::Ask, &other, std::mem::take(&mut tokens));
         }
+        self.ledger.record(self.caller, Operation::Ask, model, tokens)
     }
 }
 

@@ -24,8 +24,8 @@ use uuid::Uuid;
 use super::{
     Caller, Rag, RagError,
     answer_cache::CacheKey,
-    injection::is_invisible,
-    search::{SearchOutcome, SearchRequest, check_query},
+    injection::is_visible,
+    search::{SearchRequest, check_query},
 };
 use crate::{
     models::{Message, ModelError, Usage, router::Attempt},
@@ -210,7 +210,6 @@ impl Rag {
     pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
         let started = Instant::now();
         check_query("question", &request.question)?;
-        let is_visible = |c: char| !c.is_whitespace() && !c.is_control() && !is_invisible(c);
         if !request.question.contains(is_visible) {
             return Err(RagError::Invalid("question: holds no visible character".into()));
         }
@@ -233,12 +232,15 @@ impl Rag {
             })
             .await?;
         let (events, receiver) = mpsc::channel(64);
-        if let Some((answer, sources)) = self.remembered(&request, k, &found) {
+        let key = CacheKey::of(&request, k, &found.collection);
+        let remembered =
+            key.as_ref().and_then(|key| self.answer_cache.get(key, &request.question, &found.vector));
+        if let Some((answer, sources)) = remembered {
             let replay = Replay { answer, sources, events, started };
             tokio::spawn(replay.send(self.clone(), request, found).in_current_span());
             return Ok(stream_of(receiver));
         }
-        let run = Run::new(self.clone(), request, k, found, events, started);
+        let run = Run::new(self.clone(), request, k, found, key, events, started);
         tokio::spawn(run.answer().in_current_span());
         Ok(stream_of(receiver))
     }
@@ -252,17 +254,6 @@ impl Rag {
             }
         }
         Err(ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into())
-    }
-
-    /// A cached answer to this question, with the passages that it cites.
-    fn remembered(
-        &self,
-        request: &AskRequest,
-        k: usize,
-        found: &SearchOutcome,
-    ) -> Option<(Answer, Vec<NumberedPassage>)> {
-        let key = CacheKey::of(request, k, &found.collection)?;
-        self.answer_cache.get(&key, &request.question, &found.vector)
     }
 
     fn check_backend(&self, model: &str) -> Result<(), RagError> {

@@ -12,7 +12,7 @@ use crate::{
         RagError,
         citations::CitedSentence,
         extractive::{Quote, rank},
-        grounding::{Evidence, Support},
+        grounding::{Evidence, Support, overlap},
         injection::without,
         plain::plain,
     },
@@ -27,7 +27,7 @@ pub(super) struct Reading {
     pub evidence: Evidence,
     /// For each passage the number of a better one that says the same.
     duplicates: Vec<Option<usize>>,
-    question_vector: Vec<f32>,
+    pub question_vector: Vec<f32>,
     ranking: Option<Vec<Quote>>,
     /// What ranking took.
     pub rank_time: Option<Duration>,
@@ -144,7 +144,7 @@ impl Reading {
         let score = ranking
             .iter()
             .filter(|quote| quote.passage == support.passage)
-            .filter(|quote| quote.range.start < support.quote.end && support.quote.start < quote.range.end)
+            .filter(|quote| overlap(&quote.range, &support.quote))
             .map(|quote| quote.score)
             .reduce(f32::max);
         score.is_none_or(|score| score >= best * MIN_RELEVANCE)

@@ -48,7 +48,6 @@ pub(super) struct Run {
     rag: Rag,
     request: AskRequest,
     collection: Collection,
-    question_vector: Vec<f32>,
     key: Option<CacheKey>,
     reading: Reading,
     draft: Draft,
@@ -67,13 +66,14 @@ impl Run {
         request: AskRequest,
         k: usize,
         found: SearchOutcome,
+        key: Option<CacheKey>,
         events: mpsc::Sender<Result<AskEvent, RagError>>,
         started: Instant,
     ) -> Self {
         let account = Account::open(&rag, request.caller, &found);
         let numbered = |(index, passage)| NumberedPassage { n: index + 1, passage };
         let sources: Vec<_> = found.passages.into_iter().enumerate().map(numbered).collect();
-        let reading = Reading::new(&request.question, found.vector.clone(), sources);
+        let reading = Reading::new(&request.question, found.vector, sources);
         let space = &found.collection.space;
         let entry = rag.catalog.embedder(&space.model);
         let best = reading.best_support(entry.map_or(0.0, |entry| entry.coverage_weight));
@@ -89,12 +89,11 @@ impl Run {
             ..Explanation::default()
         };
         Self {
-            key: CacheKey::of(&request, k, &found.collection),
+            key,
             context: reading.all_read(),
             reading,
             draft: Draft::new(events),
             collection: found.collection,
-            question_vector: found.vector,
             deadline: (started + Duration::from_millis(rag.catalog.ask.deadline_ms)).into(),
             rag,
             request,
@@ -350,7 +349,7 @@ impl Run {
         };
         let in_time = tokio::time::Instant::now() < self.deadline;
         if let Some(key) = self.key.take().filter(|_| wanted && in_time && answer.attempts.is_empty()) {
-            let (question, vector) = (&self.request.question, &self.question_vector);
+            let (question, vector) = (&self.request.question, &self.reading.question_vector);
             self.rag.answer_cache.put(key, question, vector, answer, &self.reading.sources);
         }
     }

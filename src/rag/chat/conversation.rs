@@ -2,7 +2,7 @@
 
 use crate::{
     models::{Message, Speaker},
-    rag::{RagError, search::check_query},
+    rag::{RagError, injection::is_visible, search::check_query},
 };
 
 /// Longest style that is passed on, in characters: more would take the passages' place.
@@ -70,10 +70,7 @@ pub(super) fn fitting(style: Option<String>) -> (Option<String>, Option<String>)
 
 /// Whether anything can be seen of a text.
 fn says_something(text: &str) -> bool {
-    let invisible = |c: char| {
-        c.is_control() || c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
-    };
-    !text.chars().all(invisible)
+    text.contains(is_visible)
 }
 
 #[cfg(test)]

@@ -285,7 +285,7 @@ fn today() -> Date {
     OffsetDateTime::now_utc().date()
 }
 
-fn whole(count: usize) -> i64 {
+pub(super) fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

@@ -148,15 +148,9 @@ impl Allowance {
         };
         let resets = self.resets_at.with_time(Time::MIDNIGHT).assume_utc();
         Some(QuotaExceeded {
-            per: match self.quota.per {
-                QuotaSubject::Tenant => "tenant",
-                QuotaSubject::Key => "key",
-            },
+            per: self.quota.per.name(),
             limit,
-            period: match self.quota.period {
-                QuotaPeriod::Day => "day",
-                QuotaPeriod::Month => "month",
-            },
+            period: self.quota.period.name(),
             resets_at: self.resets_at,
             retry_after_s: u64::try_from((resets - now).whole_seconds()).unwrap_or(0) + 1,
         })
