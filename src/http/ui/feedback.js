@@ -52,7 +52,8 @@ async function keep(comment) {
     if (rated === answer) $("said").textContent = t("thanks");
     return rated === answer;
   } catch (error) {
-    $("said").textContent = error.detail || error.title;
+    // A new answer may be there by now.
+    if (rated === answer) $("said").textContent = error.detail || error.title;
     return false;
   }
 }

@@ -52,7 +52,7 @@ export function card(source, open) {
   const foot = el("div", { className: "foot" }, button);
   if (source.attached) foot.append(el("span", { textContent: t("attached") }));
   const body = el("div", {}, head, origin(source, name(source)), quotation(source), foot);
-  return el("li", { className: "card", id: `source-${source.n}` },
+  return el("li", { className: "card" },
     el("span", { className: "number", textContent: source.n, ariaLabel: t("source", source.n) }), body);
 }
 

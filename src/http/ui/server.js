@@ -15,7 +15,7 @@ export function keepToken(value) {
 }
 
 /** Headers that say who asks. */
-export function credentials() {
+function credentials() {
   return token() ? { authorization: `Bearer ${token()}` } : {};
 }
 
