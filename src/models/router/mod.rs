@@ -1,7 +1,7 @@
 //! Chooses the backend that answers, and asks the next one when it fails.
 //!
-//! [`select`] says who may be asked and in which order, [`race`] asks them, each
-//! [`backend`] limits what it gets at once and has a [`breaker`]. A request goes
+//! `select` says who may be asked and in which order, `race` asks them, each
+//! `backend` limits what it gets at once and has a `breaker`. A request goes
 //! to another backend only before the first byte of an answer: afterwards
 //! something has been shown.
 

@@ -6,7 +6,7 @@
 //! a batch runs the next one gathers. Within a lane callers take turns item by item.
 //!
 //! Interactive batches are computed on rayon's own pool, bulk ones on a second pool
-//! ([`background`]) whose threads have a lower priority: the operating system takes the cores from
+//! (`background`) whose threads have a lower priority: the operating system takes the cores from
 //! them the moment that an interactive batch begins, wherever in its arithmetic a bulk batch is.
 //! While a bulk batch has been running for longer than [`Limits::ageing`], the interactive lane rests
 //! a little after each batch, so that neither lane starves the other.

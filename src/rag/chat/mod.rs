@@ -1,7 +1,7 @@
 //! A conversation in, a cited answer to its last question out.
 //!
 //! Documents are searched with one question, so what the last one takes from the
-//! turns before it is put into it first ([`rewrite`]); then it is asked like any
+//! turns before it is put into it first (`rewrite`); then it is asked like any
 //! other. The conversation itself is not shown to the backend that answers:
 //! answers come from the documents only.
 
