@@ -2,7 +2,7 @@
 
 use ragway::{
     rag::{Caller, evaluate::evaluate_feedback},
-    store::{RatedAnswer, Rating, TenantId},
+    store::{NewAnswer, QuotedPassage, RatedAnswer, Rating, TenantId},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -100,16 +100,12 @@ async fn texts_go_with_the_document_that_they_quote() {
     assert!(all(&app).await.is_empty());
 }
 
-#[tokio::test]
-async fn an_answer_whose_document_went_meanwhile_is_recorded_without_its_texts() {
-    let app = TestApp::start().await;
-    app.store_ferry().await;
-    let collection = app.rag.collection(TenantId::DEFAULT, "default").await.unwrap();
-    let answer = ragway::store::NewAnswer {
+fn quoting(collection: Uuid, citations: Vec<QuotedPassage>) -> NewAnswer {
+    NewAnswer {
         id: Uuid::now_v7(),
         tenant: TenantId::DEFAULT,
         key: None,
-        collection: collection.id,
+        collection,
         texts: Some(("question".into(), "answer".into())),
         method: "generated",
         backend: "m".into(),
@@ -117,12 +113,32 @@ async fn an_answer_whose_document_went_meanwhile_is_recorded_without_its_texts()
         completion_tokens: 1,
         cost_nano: 0,
         elapsed: std::time::Duration::ZERO,
-        citations: vec![ragway::store::QuotedPassage {
-            n: 1,
-            document: Uuid::now_v7(),
-            passage: Uuid::now_v7(),
-        }],
-    };
+        citations,
+    }
+}
+
+#[tokio::test]
+async fn a_collection_goes_with_answers_that_quote_several_of_its_documents() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    rated(&app, QUESTION).await;
+    rated(&app, "When does the first ferry leave Nordby?").await;
+    let quoted: Vec<QuotedPassage> =
+        all(&app).await.into_iter().filter_map(|answer| answer.citations.into_iter().next()).collect();
+    assert_ne!(quoted[0].document, quoted[1].document);
+    let collection = app.rag.collection(TenantId::DEFAULT, "default").await.unwrap();
+    app.rag.store().record_answer(&quoting(collection.id, quoted)).await.unwrap();
+    assert_eq!(app.delete("/api/v1/collections/default").send().await.unwrap().status(), 204);
+    assert!(all(&app).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_whose_document_went_meanwhile_is_recorded_without_its_texts() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let collection = app.rag.collection(TenantId::DEFAULT, "default").await.unwrap();
+    let gone = QuotedPassage { n: 1, document: Uuid::now_v7(), passage: Uuid::now_v7() };
+    let answer = quoting(collection.id, vec![gone]);
     app.rag.store().record_answer(&answer).await.unwrap();
     app.rag.rate(Caller::DEFAULT, answer.id, Rating::Up, None).await.unwrap();
     let kept = all(&app).await;
