@@ -15,7 +15,7 @@ use ragway::{
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
-        Embedder, Embedders, Generator,
+        Embedder, Embedders, Generator, Rerankers,
         cache::EmbeddingCache,
         candle::bert::BertEmbedder,
         candle::clip::ClipEmbedder,
@@ -49,6 +49,7 @@ pub struct Setup {
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
     pub redis_url: Option<SecretString>,
+    pub rerankers: Rerankers,
 }
 
 /// A running ragway.
@@ -83,6 +84,7 @@ impl TestApp {
             other: None,
             database: None,
             redis_url: None,
+            rerankers: Rerankers::default(),
         };
         change(&mut setup);
         let (database_url, admin_url) = match setup.database {
@@ -121,6 +123,7 @@ impl TestApp {
         let prompts = Prompts::load(None).unwrap();
         let cache = EmbeddingCache::new(&catalog.cache, setup.redis_url.as_ref()).unwrap();
         let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);
+        let rag = rag.with_rerankers(setup.rerankers);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();

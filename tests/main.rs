@@ -34,6 +34,7 @@ mod memory;
 mod multilingual;
 mod openapi;
 mod reembed;
+mod rerank;
 mod routes;
 mod search;
 mod tasks;

@@ -27,7 +27,7 @@ pub async fn e5() -> Arc<BertEmbedder> {
     Arc::clone(EMBEDDER.get_or_init(load).await)
 }
 
-fn golden(file: &str) -> Value {
+pub fn golden(file: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
@@ -135,7 +135,7 @@ fn small_entry(name: &str, prefixes: Prefixes) -> EmbedderEntry {
 }
 
 /// `weight` of `tests/golden/make_multilingual.py`.
-fn weight(name: &str, shape: &[usize]) -> Tensor {
+pub fn weight(name: &str, shape: &[usize]) -> Tensor {
     let seed =
         name.bytes().fold(2_166_136_261u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(16_777_619));
     let value = |index: u32| {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod database;
+mod rerankers;
 mod supply;
 
 pub use database::{Database, postgres_wheel};
@@ -46,8 +47,9 @@ impl Parts {
         let store = Store::connect(&database.url, &catalog.database).await?;
         let embedders = embedders_on_demand(Arc::clone(&catalog), assets.clone(), store.clone());
         load_eager(&catalog, &embedders).await?;
+        let rerankers = rerankers::load(&catalog, assets).await;
         let cache = EmbeddingCache::new(&catalog.cache, config.redis_url.as_ref())?;
-        let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);
+        let rag = Rag::new(catalog, store, embedders, answers, prompts, cache).with_rerankers(rerankers);
         rag.ensure_default_collection(TenantId::DEFAULT).await?;
         if let Err(error) = rag.check_ready(TenantId::DEFAULT).await {
             tracing::error!(%error, "the default collection cannot be used: {error}");

@@ -28,7 +28,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use crate::config::{EmbedderEntry, GgufEntry, Home, PinnedFile, PostgresWheel, Source};
+use crate::config::{EmbedderEntry, GgufEntry, Home, PinnedFile, PostgresWheel, RerankerEntry, Source};
 
 use error::FetchError;
 pub use error::{AssetError, SourceFailure, Wanted};
@@ -58,6 +58,12 @@ impl<'a> From<&'a EmbedderEntry> for ModelFiles<'a> {
 
 impl<'a> From<&'a GgufEntry> for ModelFiles<'a> {
     fn from(entry: &'a GgufEntry) -> Self {
+        Self { name: &entry.name, files: &entry.files, sources: &entry.sources }
+    }
+}
+
+impl<'a> From<&'a RerankerEntry> for ModelFiles<'a> {
+    fn from(entry: &'a RerankerEntry) -> Self {
         Self { name: &entry.name, files: &entry.files, sources: &entry.sources }
     }
 }

@@ -134,6 +134,10 @@ fn check(config: &Config, assets: &Assets) -> Result<ExitCode> {
         println!("/embed/{model_type:20} {}", states.join(", else "));
     }
     println!("answers {:21} {}", "", config.catalog.routes.answer.backends.join(", else "));
+    let rerankers = &config.catalog.routes.rerank.candidates;
+    if !rerankers.is_empty() {
+        println!("/rerank {:21} {}", "", rerankers.join(", else "));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -160,7 +164,13 @@ fn entries(catalog: &Catalog) -> Vec<Entry<'_>> {
         }
         LlmEntry::Openai(_) => None,
     });
-    embedders.chain(llms).collect()
+    let rerankers = catalog.rerankers.iter().filter(|entry| entry.remote.is_none()).map(|entry| Entry {
+        name: &entry.name,
+        kind: "rerank",
+        licence: &entry.licence,
+        files: entry.into(),
+    });
+    embedders.chain(llms).chain(rerankers).collect()
 }
 
 /// A model that runs elsewhere.
@@ -193,7 +203,17 @@ fn servers(catalog: &Catalog) -> Vec<RemoteModel<'_>> {
         }),
         LlmEntry::Candle(_) => None,
     });
-    embedders.chain(llms).collect()
+    let rerankers = catalog.rerankers.iter().filter_map(|entry| {
+        let remote = entry.remote.as_ref()?;
+        Some(RemoteModel {
+            name: &entry.name,
+            kind: "rerank",
+            key: remote.api_key_env.as_deref(),
+            url: &remote.base_url,
+            model: &remote.model,
+        })
+    });
+    embedders.chain(llms).chain(rerankers).collect()
 }
 
 fn describe(source: &Source) -> String {

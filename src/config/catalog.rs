@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     AnswerRoute, AnswerRule, ConfigError, EmbedderEntry, EmbedderKind, EmbeddingSpace, JobSettings, LlmEntry,
-    PinnedFile, Source,
+    PinnedFile, RerankRoute, RerankerEntry, Source,
 };
 
 /// The catalog that the binary carries, used where no `models.toml` is found.
@@ -36,6 +36,8 @@ pub struct Catalog {
     pub embedders: Vec<EmbedderEntry>,
     #[serde(rename = "llm", default)]
     pub llms: Vec<LlmEntry>,
+    #[serde(rename = "reranker", default)]
+    pub rerankers: Vec<RerankerEntry>,
     pub routes: Routes,
     #[serde(default)]
     pub postgres: Vec<PostgresWheel>,
@@ -180,6 +182,8 @@ pub struct Routes {
     pub answer_by_name: BTreeMap<String, AnswerRoute>,
     #[serde(default)]
     pub answer_rules: Vec<AnswerRule>,
+    #[serde(default)]
+    pub rerank: RerankRoute,
 }
 
 /// `[routes.embed.<model type>]`
@@ -294,6 +298,10 @@ impl Catalog {
         for entry in &self.llms {
             entry.check()?;
         }
+        check_names("reranker", self.rerankers.iter().map(|entry| entry.name.as_str()))?;
+        for entry in &self.rerankers {
+            entry.check()?;
+        }
         Ok(())
     }
 
@@ -355,6 +363,10 @@ impl Catalog {
         }
         if !self.routes.embed.contains_key(TEXT_ROUTE) {
             return Err(format!("routes.embed.{TEXT_ROUTE} is missing: documents and questions need it"));
+        }
+        let known = |name: &String| self.rerankers.iter().any(|entry| entry.name == *name);
+        if let Some(unknown) = self.routes.rerank.candidates.iter().find(|name| !known(name)) {
+            return Err(format!("routes.rerank: unknown model `{unknown}`"));
         }
         super::llm::check_routes(&self.routes, &self.llms)?;
         Ok(())

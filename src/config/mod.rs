@@ -8,6 +8,7 @@ mod embedder;
 mod environment;
 mod jobs;
 mod llm;
+mod reranker;
 mod space;
 mod usage;
 
@@ -17,6 +18,7 @@ pub use embedder::*;
 pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
 pub use llm::*;
+pub use reranker::*;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 

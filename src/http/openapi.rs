@@ -12,7 +12,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use super::{
     ask, collections,
-    compat::{chat, infinity, openai, tei},
+    compat::{chat, infinity, openai, rerank, tei, vector_stores},
     documents, embed, feedback, health, images, reembed, search, tasks, usage,
 };
 
@@ -36,6 +36,7 @@ use super::{
         (name = "openai", description = "For OpenAI's clients"),
         (name = "tei", description = "For clients of text-embeddings-inference"),
         (name = "infinity", description = "For clients of Infinity"),
+        (name = "rerank", description = "How well texts answer a query; for clients of Cohere, Jina, TEI and Infinity"),
         (name = "operation", description = "Probes, metrics, version"),
     ),
 )]
@@ -109,6 +110,10 @@ fn api(config: &mut ServiceConfig<'_>) {
         .service(tei::root)
         .service(infinity::embeddings)
         .service(infinity::models)
+        .service(rerank::cohere)
+        .service(rerank::cohere_v1)
+        .service(rerank::rerank)
+        .service(vector_stores::search)
         .service(health::health)
         .service(health::live)
         .service(health::ready)

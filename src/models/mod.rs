@@ -1,4 +1,4 @@
-//! Models: embedders and answer backends.
+//! Models: embedders, rerankers and answer backends.
 //!
 //! Absent here: SQL, HTTP routes, prompts. Nothing in this module knows what a
 //! document is. Only `candle` and `openai` below know a vendor.
@@ -11,12 +11,14 @@ pub mod forward;
 pub mod images;
 pub mod openai;
 pub mod remote;
+pub mod rerankers;
 pub mod router;
 pub mod scheduler;
 mod server;
 pub mod vectors;
 
 pub use embedders::Embedders;
+pub use rerankers::Rerankers;
 
 use std::time::Duration;
 
@@ -144,6 +146,39 @@ pub fn estimate_tokens(text: &str) -> usize {
         }
     }
     usize::div_ceil(letters, 3) + others + foreign_bytes.div_ceil(2)
+}
+
+/// How well texts answer a query, in the order of the texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Relevance {
+    /// 0 to 1.
+    pub scores: Vec<f32>,
+    /// As the model gives them: logits, or `scores` where another server tells only those.
+    pub raw: Vec<f32>,
+    /// Indices of texts that were not read whole; always empty of a server, which does not tell.
+    pub truncated: Vec<usize>,
+    /// Tokens read, those of the query with each text; 0 where a server does not tell.
+    pub tokens: usize,
+}
+
+/// Tells how well each of some texts answers a query, reading the two together.
+pub trait Reranker: Send + Sync {
+    /// Name of the catalog entry.
+    fn name(&self) -> &str;
+
+    /// Scores a list of texts; an empty one gives no scores. Fails and is cancelled as
+    /// [`Embedder::embed`] is.
+    fn rerank(
+        &self,
+        query: String,
+        texts: Vec<String>,
+        lane: Lane,
+    ) -> BoxFuture<'_, Result<Relevance, ModelError>>;
+}
+
+/// From a logit to 0…1.
+pub fn logistic(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
 }
 
 /// Who says a message of a conversation.

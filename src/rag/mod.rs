@@ -26,6 +26,7 @@ mod pictures;
 mod plain;
 pub mod prompts;
 pub mod reembed;
+pub mod rerank;
 pub mod search;
 pub mod sentences;
 mod tokens;
@@ -39,7 +40,7 @@ use tokio::sync::Notify;
 
 use crate::{
     config::{Catalog, JobSettings},
-    models::{Embedders, ModelError, cache::EmbeddingCache, router::AnswerRouter},
+    models::{Embedders, ModelError, Rerankers, cache::EmbeddingCache, router::AnswerRouter},
     store::{Store, StoreError},
 };
 
@@ -50,6 +51,7 @@ pub struct Rag {
     pub(crate) store: Store,
     pub(crate) embedders: Embedders,
     pub(crate) answers: Arc<AnswerRouter>,
+    rerankers: Arc<Rerankers>,
     pub(crate) prompts: Arc<prompts::Prompts>,
     job_settings: JobSettings,
     /// Wakes a worker of this replica.
@@ -81,6 +83,7 @@ impl Rag {
             store,
             embedders,
             answers: Arc::new(answers),
+            rerankers: Arc::default(),
             prompts: Arc::new(prompts),
             cache,
             load: embed_batch::Load::default(),
@@ -91,6 +94,11 @@ impl Rag {
     /// The same with other settings of background jobs.
     pub fn with_job_settings(self, job_settings: JobSettings) -> Self {
         Self { job_settings, ..self }
+    }
+
+    /// The same with rerankers.
+    pub fn with_rerankers(self, rerankers: Rerankers) -> Self {
+        Self { rerankers: Arc::new(rerankers), ..self }
     }
 
     /// The database, for health and metrics.

@@ -12,7 +12,10 @@ use actix_web::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::error::{ApiError, NOT_LOADED, QUOTA_EXCEEDED, UNKNOWN_MODEL};
+use crate::http::{
+    error::{ApiError, NOT_LOADED, QUOTA_EXCEEDED, UNKNOWN_MODEL},
+    observe::request_id,
+};
 
 /// Overrides when OpenAI's SDKs try again by themselves.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -215,6 +218,44 @@ pub struct TeiErrorBody {
     error: String,
     #[schema(example = "Validation")]
     error_type: TeiErrorKind,
+}
+
+/// An error as Cohere's clients read it.
+#[derive(Debug)]
+pub struct CohereError(ApiError);
+
+impl<E: Into<ApiError>> From<E> for CohereError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl std::fmt::Display for CohereError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ResponseError for CohereError {
+    fn status_code(&self) -> StatusCode {
+        if self.0.code() == UNKNOWN_MODEL { StatusCode::NOT_FOUND } else { self.0.status() }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let body = CohereErrorBody { message: self.0.detail().to_owned(), id: request_id() };
+        self.0.response(self.status_code(), "application/json", &body)
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CohereErrorBody {
+    /// What was wrong and what to do.
+    #[schema(example = "documents: give at least one text")]
+    message: String,
+    /// The request's id, which the logs have too.
+    #[schema(example = "0193f0a1-6a2e-7a8b-9d5e-3f1d2c4b5a69")]
+    id: String,
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::{
 /// The model type that images take.
 const IMAGE_ROUTE: &str = "image-embedding";
 /// The name that Infinity's clients send for the server's own choice.
-const ANY_MODEL: &str = "default/not-specified";
+pub(super) const ANY_MODEL: &str = "default/not-specified";
 
 /// Texts or images for a model.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -1,4 +1,4 @@
-//! Other servers' embedding protocols on the same port: their clients work unchanged.
+//! Other servers' protocols on the same port: their clients work unchanged.
 //!
 //! | path | file |
 //! |---|---|
@@ -6,6 +6,8 @@
 //! | `/v1/chat/completions` | `chat` |
 //! | `/embed`, `/similarity`, `/tokenize`, `/info`, `POST /` | `tei` |
 //! | `/embeddings`, `/models` | `infinity` |
+//! | `/v1/rerank`, `/v2/rerank`, `/rerank` | `rerank` |
+//! | `/v1/vector_stores/…/search` | `vector_stores` |
 //!
 //! Unknown fields are ignored here, because such clients send what their own
 //! servers know. `errors` puts what went wrong into each protocol's own shape.
@@ -14,9 +16,11 @@ pub mod chat;
 mod errors;
 pub mod infinity;
 pub mod openai;
+pub mod rerank;
 pub mod tei;
+pub mod vector_stores;
 
-pub use errors::{OpenAiError, TeiError};
+pub use errors::{CohereError, OpenAiError, TeiError};
 
 use serde::Deserialize;
 use serde_json::json;

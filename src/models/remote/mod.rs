@@ -1,28 +1,21 @@
-//! Embedders that run in another server, behind OpenAI's API or that of
+//! Embedders and rerankers that run in another server, behind OpenAI's API, Cohere's or that of
 //! text-embeddings-inference (TEI).
 //!
 //! Texts go out in batches, a few at a time. What can be tried again is, within
 //! the entry's time limit; what comes back is checked before it is believed.
 
-use std::time::Duration;
+mod api;
+mod rerank;
+
+pub use rerank::RemoteReranker;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
-use reqwest::RequestBuilder;
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{
-    Embedder, Embeddings, Lane, ModelError, TextRole, Token,
-    server::{CONNECT_TIMEOUT, Server, chain, client},
-    vectors::scale_to_one,
-};
+use self::api::Api;
+use super::{Embedder, Embeddings, Lane, ModelError, TextRole, Token, vectors::scale_to_one};
 use crate::config::{EmbedderEntry, EmbeddingSpace, Prefixes, RemoteApi, RemoteSettings};
 
-/// Times a batch is sent at most.
-const ATTEMPTS: u32 = 3;
-/// Pause before the second attempt; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Batches under way at the same time.
 const CONCURRENT: usize = 4;
 
@@ -33,9 +26,7 @@ pub struct RemoteEmbedder {
     prefixes: Prefixes,
     normalize: bool,
     max_tokens: usize,
-    server: Server,
-    http: reqwest::Client,
-    key: Option<SecretString>,
+    api: Api,
 }
 
 /// The vectors of one batch, and the tokens that the server counted in all of it.
@@ -52,28 +43,15 @@ impl RemoteEmbedder {
         let missing = |reason: String| ModelError::NotLoaded { model: entry.name.clone(), reason };
         let settings =
             entry.remote.clone().ok_or_else(|| missing("models.toml names no server for it".into()))?;
-        let key = match &settings.api_key_env {
-            Some(variable) => Some(std::env::var(variable).map(SecretString::from).map_err(|_| {
-                missing(format!("the environment variable {variable}, which holds its key, is not set"))
-            })?),
-            None => None,
-        };
-        let server = Server {
-            name: entry.name.clone(),
-            key_variable: settings.api_key_env.clone(),
-            timeout: Duration::from_millis(settings.timeout_ms),
-        };
-        let http =
-            client(&settings.base_url, CONNECT_TIMEOUT).map_err(|error| server.failed(chain(&error)))?;
+        let api =
+            Api::new(&entry.name, &settings.base_url, settings.api_key_env.as_ref(), settings.timeout_ms)?;
         Ok(Self {
             space,
             prefixes: entry.prefixes.clone(),
             normalize: entry.normalize,
             max_tokens: entry.max_tokens,
             settings,
-            server,
-            http,
-            key,
+            api,
         })
     }
 
@@ -89,32 +67,7 @@ impl RemoteEmbedder {
         Ok(Embeddings { vectors, truncated: Vec::new(), tokens })
     }
 
-    /// Sends a batch until it is answered, refused for good, or out of time.
     async fn batch(&self, texts: &[String]) -> Result<Answer, ModelError> {
-        let deadline = Instant::now() + self.server.timeout;
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            let answered =
-                timeout_at(deadline, self.send(texts)).await.map_err(|_| self.server.timed_out())?;
-            let error = match answered {
-                Ok(answer) => return self.checked(answer, texts.len()),
-                Err(error) => error,
-            };
-            let wait = match &error {
-                ModelError::Overloaded { retry_after, .. } => (*retry_after).max(pause),
-                _ => pause,
-            };
-            if attempt == ATTEMPTS || !error.is_retryable() || Instant::now() + wait >= deadline {
-                return Err(error);
-            }
-            tracing::debug!(%error, attempt, "trying again: {error}");
-            sleep(wait).await;
-            pause *= 2;
-        }
-        Err(self.server.timed_out())
-    }
-
-    async fn send(&self, texts: &[String]) -> Result<Answer, ModelError> {
         let (path, body) = match self.settings.api {
             RemoteApi::Openai => (
                 "embeddings",
@@ -124,31 +77,8 @@ impl RemoteEmbedder {
                 ("embed", json!({"inputs": texts, "normalize": self.normalize, "truncate": false}))
             }
         };
-        let url = format!("{}/{path}", self.settings.base_url.as_str().trim_end_matches('/'));
-        let response = self
-            .authorized(self.http.post(url))
-            .json(&body)
-            .send()
-            .await
-            .map_err(|error| self.server.unreachable(error))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let text = response.text().await.map_err(|error| self.server.unreachable(error))?;
-        if !status.is_success() {
-            return Err(self.server.refusal(status, &headers, &text));
-        }
-        let body: Value = serde_json::from_str(&text)
-            .map_err(|error| self.server.unavailable(format!("its answer is no JSON: {error}")))?;
-        self.read(&body).ok_or_else(|| {
-            self.server
-                .unavailable("its answer holds no vectors: check remote.api and remote.base_url".into())
-        })
-    }
-
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.key {
-            Some(key) => request.bearer_auth(key.expose_secret()),
-            None => request,
-        }
+        let read = |body: &Value| self.read(body).ok_or("holds no vectors");
+        self.checked(self.api.call(path, &body, read).await?, texts.len())
     }
 
     fn read(&self, body: &Value) -> Option<Answer> {
@@ -171,18 +101,19 @@ impl RemoteEmbedder {
     fn checked(&self, mut answer: Answer, texts: usize) -> Result<Answer, ModelError> {
         if answer.vectors.len() != texts {
             let count = answer.vectors.len();
-            return Err(self.server.failed(format!("it answered {texts} texts with {count} vectors")));
+            let reason = format!("it answered {texts} texts with {count} vectors");
+            return Err(self.api.server.failed(reason));
         }
         for vector in &mut answer.vectors {
             if vector.len() != self.space.dimension {
-                return Err(self.server.failed(format!(
+                return Err(self.api.server.failed(format!(
                     "its vectors have {} dimensions, models.toml says {}",
                     vector.len(),
                     self.space.dimension
                 )));
             }
             if vector.iter().any(|number| !number.is_finite()) {
-                return Err(self.server.failed("it sent a number that is not finite".into()));
+                return Err(self.api.server.failed("it sent a number that is not finite".into()));
             }
             if self.normalize {
                 scale_to_one(vector);

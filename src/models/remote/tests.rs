@@ -4,6 +4,8 @@ use wiremock::{
     matchers::{body_partial_json, header, method, path},
 };
 
+use std::time::Duration;
+
 use super::*;
 use crate::config::{BUILT_IN, Catalog};
 

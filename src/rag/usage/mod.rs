@@ -40,6 +40,7 @@ pub enum Operation {
     Reembed,
     /// A conversation that is passed on to a backend.
     Chat,
+    Rerank,
 }
 
 impl Operation {
@@ -52,6 +53,7 @@ impl Operation {
             Operation::Ingest => "ingest",
             Operation::Reembed => "reembed",
             Operation::Chat => "chat",
+            Operation::Rerank => "rerank",
         }
     }
 }

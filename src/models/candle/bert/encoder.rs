@@ -21,8 +21,9 @@ const GROUP_TOKENS: usize = 128;
 /// A BERT encoder with its weights packed for the kernels.
 pub struct Encoder {
     word: EmbeddingTable,
-    /// `[positions, hidden]`; that of the token type is added to each.
-    position: Vec<f32>,
+    /// `[types, positions, hidden]`: the sum of what a token's type and its position add.
+    place: Vec<f32>,
+    positions: usize,
     norm: NormWeights,
     layers: Vec<Layer>,
     attention: Attention,
@@ -33,6 +34,24 @@ pub struct Encoder {
     workspaces: Mutex<Vec<Workspace>>,
 }
 
+/// Token ids as the encoder reads them: of one text, or of a pair whose second text has token type 1.
+#[derive(Debug, Clone, Copy)]
+struct Sequence<'a> {
+    ids: &'a [u32],
+    /// Tokens of type 0.
+    first: usize,
+}
+
+impl<'a> Sequence<'a> {
+    fn of_text(ids: &'a [u32]) -> Self {
+        Self { ids, first: ids.len() }
+    }
+
+    fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
+
 /// Why texts could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
@@ -40,6 +59,8 @@ pub enum EncodeError {
     Length(usize, usize),
     #[error("token {0} is not in the vocabulary of {1}")]
     Vocabulary(u32, usize),
+    #[error("a pair of texts, but the model knows one type of token")]
+    OneType,
     #[error("the vector of a text is not finite")]
     NotFinite,
     #[error(transparent)]
@@ -88,16 +109,19 @@ impl Encoder {
                 precision.numbers_a_word()
             ));
         }
-        let BertWeights { word, mut position, token_type, norm, layers } = weights;
-        expect("token_type_embeddings", token_type.len(), hidden)?;
-        expect("position_embeddings", position.len(), config.max_position_embeddings * hidden)?;
+        let BertWeights { word, position, token_type, norm, layers } = weights;
+        let positions = position.len() / hidden;
+        expect("token_type_embeddings", token_type.len() % hidden, 0)?;
+        expect("position_embeddings", position.len(), positions * hidden)?;
         expect("word_embeddings", word.rows(hidden), config.vocab_size)?;
-        for row in position.chunks_exact_mut(hidden) {
-            add_rows(row, &token_type);
+        let mut place = position.repeat(token_type.len() / hidden);
+        for (rows, added) in place.chunks_exact_mut(positions * hidden).zip(token_type.chunks_exact(hidden)) {
+            rows.chunks_exact_mut(hidden).for_each(|row| add_rows(row, added));
         }
         Ok(Self {
             word,
-            position,
+            place,
+            positions,
             norm: checked(norm, hidden)?,
             layers: layers
                 .into_iter()
@@ -119,7 +143,7 @@ impl Encoder {
 
     /// Longest text, in tokens.
     pub fn positions(&self) -> usize {
-        self.position.len() / self.hidden
+        self.positions
     }
 
     /// Token ids of `n` texts → `n` vectors, each of length 1 where `normalize`.
@@ -132,10 +156,26 @@ impl Encoder {
         pooling: Pooling,
         normalize: bool,
     ) -> Result<Vec<Vec<f32>>, EncodeError> {
+        let texts: Vec<Sequence<'_>> = texts.iter().map(|ids| Sequence::of_text(ids)).collect();
+        let mut vectors = self.run(&texts, pooling)?;
+        if normalize {
+            vectors.iter_mut().for_each(|vector| l2_normalize(vector));
+        }
+        Ok(vectors)
+    }
+
+    /// As [`Encoder::encode`], of pairs: token ids, and how many of them are of the first text with
+    /// the special ones around it → the state of each pair's first token.
+    pub fn encode_pairs(&self, pairs: &[(&[u32], usize)]) -> Result<Vec<Vec<f32>>, EncodeError> {
+        let pairs: Vec<_> = pairs.iter().map(|&(ids, first)| Sequence { ids, first }).collect();
+        self.run(&pairs, Pooling::Cls)
+    }
+
+    fn run(&self, texts: &[Sequence<'_>], pooling: Pooling) -> Result<Vec<Vec<f32>>, EncodeError> {
         self.check(texts)?;
         let threads = rayon::current_num_threads();
-        let tokens: usize = texts.iter().map(|text| text.len()).sum();
-        let mut vectors = if tokens <= threads * GROUP_TOKENS {
+        let tokens: usize = texts.iter().map(Sequence::len).sum();
+        let vectors = if tokens <= threads * GROUP_TOKENS {
             // Too little for a group a thread: the threads share each product.
             let team = Team { isa: self.isa, threads };
             rayon::scope(|_| self.forward(texts, team, pooling))
@@ -143,10 +183,10 @@ impl Encoder {
             // Long texts first: so all threads end at about the same time.
             let mut order: Vec<usize> = (0..texts.len()).collect();
             order.sort_by_key(|&index| std::cmp::Reverse(texts[index].len()));
-            let sorted: Vec<&[u32]> = order.iter().map(|&index| texts[index]).collect();
-            let groups: Vec<&[&[u32]]> = groups(&sorted).collect();
+            let sorted: Vec<Sequence<'_>> = order.iter().map(|&index| texts[index]).collect();
+            let groups: Vec<&[Sequence<'_>]> = groups(&sorted).collect();
             let team = Team::alone(self.isa);
-            let encode = |group: &[&[u32]]| self.forward(group, team, pooling);
+            let encode = |group: &[Sequence<'_>]| self.forward(group, team, pooling);
             let encoded: Vec<_> = groups.into_par_iter().with_max_len(1).map(encode).collect();
             let mut vectors = vec![Vec::new(); texts.len()];
             for (index, vector) in order.into_iter().zip(encoded.into_iter().flatten()) {
@@ -154,9 +194,6 @@ impl Encoder {
             }
             vectors
         };
-        if normalize {
-            vectors.iter_mut().for_each(|vector| l2_normalize(vector));
-        }
         if vectors.iter().flatten().all(|number| number.is_finite()) {
             Ok(vectors)
         } else {
@@ -164,13 +201,17 @@ impl Encoder {
         }
     }
 
-    fn check(&self, texts: &[&[u32]]) -> Result<(), EncodeError> {
+    fn check(&self, texts: &[Sequence<'_>]) -> Result<(), EncodeError> {
         let (positions, vocabulary) = (self.positions(), self.word.rows(self.hidden));
+        let one_type = self.place.len() == positions * self.hidden;
         for text in texts {
-            if text.is_empty() || text.len() > positions {
+            if one_type && text.first < text.len() {
+                return Err(EncodeError::OneType);
+            }
+            if text.ids.is_empty() || text.len() > positions {
                 return Err(EncodeError::Length(text.len(), positions));
             }
-            if let Some(&id) = text.iter().find(|&&id| id as usize >= vocabulary) {
+            if let Some(&id) = text.ids.iter().find(|&&id| id as usize >= vocabulary) {
                 return Err(EncodeError::Vocabulary(id, vocabulary));
             }
         }
@@ -178,8 +219,8 @@ impl Encoder {
     }
 
     /// Takes a group of texts through all layers.
-    fn forward(&self, texts: &[&[u32]], team: Team, pooling: Pooling) -> Vec<Vec<f32>> {
-        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+    fn forward(&self, texts: &[Sequence<'_>], team: Team, pooling: Pooling) -> Vec<Vec<f32>> {
+        let lengths: Vec<usize> = texts.iter().map(Sequence::len).collect();
         let mut workspace =
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         workspace.resize(lengths.iter().sum(), self);
@@ -202,13 +243,20 @@ impl Encoder {
     }
 
     /// Sum of word, position and type of each token, normalised.
-    fn look_up(&self, texts: &[&[u32]], states: &mut [f32]) {
-        let tokens = texts.iter().flat_map(|text| text.iter().zip(self.position.chunks_exact(self.hidden)));
-        for (state, (&id, position)) in states.chunks_exact_mut(self.hidden).zip(tokens) {
+    fn look_up(&self, texts: &[Sequence<'_>], states: &mut [f32]) {
+        let tokens = texts.iter().flat_map(|text| text.ids.iter().zip(self.places(text)));
+        for (state, (&id, place)) in states.chunks_exact_mut(self.hidden).zip(tokens) {
             self.word.read(id as usize, state);
-            add_rows(state, position);
+            add_rows(state, place);
         }
         self.normalise(&self.norm, states);
+    }
+
+    /// What type and position add to each token.
+    fn places(&self, text: &Sequence<'_>) -> impl Iterator<Item = &[f32]> {
+        let of_type_1 = self.positions + text.first..self.positions + text.len();
+        let row = |index: usize| &self.place[index * self.hidden..][..self.hidden];
+        (0..text.first).chain(of_type_1).map(row)
     }
 
     fn normalise(&self, norm: &NormWeights, states: &mut [f32]) {
@@ -230,11 +278,11 @@ impl Encoder {
 }
 
 /// Runs of texts with [`GROUP_TOKENS`] tokens at most, or of one longer text.
-fn groups<'a, 'b>(texts: &'a [&'b [u32]]) -> impl Iterator<Item = &'a [&'b [u32]]> {
+fn groups<'a, 'b>(texts: &'a [Sequence<'b>]) -> impl Iterator<Item = &'a [Sequence<'b>]> {
     let mut rest = texts;
     iter::from_fn(move || {
         let mut tokens = 0;
-        let fits = |text: &&&[u32]| {
+        let fits = |text: &&Sequence<'_>| {
             tokens += text.len();
             tokens <= GROUP_TOKENS
         };

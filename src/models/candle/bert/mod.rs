@@ -1,4 +1,4 @@
-//! BERT sentence encoders.
+//! BERT sentence encoders, and cross-encoders ([`cross_encoder`]).
 //!
 //! [`weights`] reads the parameters, [`encoder`] is the forward pass over packed
 //! texts, [`stock`] candle's own over padded ones. Arithmetic and pooling follow sentence-transformers (`Transformer`,
@@ -10,6 +10,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
 
+pub mod cross_encoder;
 pub mod encoder;
 pub mod stock;
 #[cfg(test)]

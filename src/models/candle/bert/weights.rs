@@ -42,7 +42,8 @@ pub struct BertWeights {
     pub word: EmbeddingTable,
     /// `[max_position_embeddings, hidden]`; the first token stands at row 0.
     pub position: Vec<f32>,
-    /// `[hidden]`: the row of type 0, the only one that sentence encoders use.
+    /// `[types, hidden]`: of the first text of a pair, then of the second. Sentence encoders read
+    /// one text, so type 0 is all they need.
     pub token_type: Vec<f32>,
     /// Of the sum of the three.
     pub norm: NormWeights,
@@ -100,22 +101,56 @@ impl BertWeights {
     /// leading `bert.`.
     pub fn from_safetensors(file: Vec<u8>, config: &BertConfig) -> candle_core::Result<Self> {
         let root = VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?;
-        let root = if root.contains_tensor("bert.embeddings.word_embeddings.weight") {
-            root.pp("bert")
-        } else {
-            root
-        };
+        let named = root.contains_tensor("bert.embeddings.word_embeddings.weight");
+        let root = if named { root.pp("bert") } else { root };
+        Self::read(&root, config, 0)
+    }
+
+    /// `skipped` rows of the positions come before that of the first token.
+    fn read(root: &VarBuilder<'_>, config: &BertConfig, skipped: usize) -> candle_core::Result<Self> {
         let hidden = config.hidden_size;
         let embeddings = root.pp("embeddings");
         let table = |rows, name| numbers(embeddings.get((rows, hidden), name)?);
-        let types = embeddings.get_unchecked("token_type_embeddings.weight")?;
+        let mut position = table(config.max_position_embeddings, "position_embeddings.weight")?;
+        position.drain(..position.len().min(skipped * hidden));
         let layer = |index| LayerWeights::from_safetensors(&root.pp("encoder.layer").pp(index), config);
         Ok(Self {
             word: EmbeddingTable::F32(table(config.vocab_size, "word_embeddings.weight")?),
-            position: table(config.max_position_embeddings, "position_embeddings.weight")?,
-            token_type: numbers(types.get(0)?)?,
+            position,
+            token_type: numbers(embeddings.get_unchecked("token_type_embeddings.weight")?)?,
             norm: norm(&embeddings.pp("LayerNorm"), hidden)?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<candle_core::Result<_>>()?,
+        })
+    }
+}
+
+/// An encoder of pairs with what makes one number of its first token's state.
+pub struct CrossEncoderWeights {
+    pub encoder: BertWeights,
+    /// `[hidden, hidden]`, before a hyperbolic tangent.
+    pub dense: LinearWeights,
+    /// `[1, hidden]`
+    pub output: LinearWeights,
+}
+
+impl CrossEncoderWeights {
+    /// Reads `model.safetensors` of transformers' `BertForSequenceClassification` or
+    /// `XLMRobertaForSequenceClassification` with one label.
+    pub fn from_safetensors(file: Vec<u8>, config: &BertConfig) -> candle_core::Result<Self> {
+        let root = VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu)?;
+        let hidden = config.hidden_size;
+        if root.contains_tensor("roberta.embeddings.word_embeddings.weight") {
+            // Their positions begin after that of the padding, whose id is 1.
+            return Ok(Self {
+                encoder: BertWeights::read(&root.pp("roberta"), config, 2)?,
+                dense: linear(&root.pp("classifier.dense"), hidden, hidden)?,
+                output: linear(&root.pp("classifier.out_proj"), 1, hidden)?,
+            });
+        }
+        Ok(Self {
+            encoder: BertWeights::read(&root.pp("bert"), config, 0)?,
+            dense: linear(&root.pp("bert.pooler.dense"), hidden, hidden)?,
+            output: linear(&root.pp("classifier"), 1, hidden)?,
         })
     }
 }

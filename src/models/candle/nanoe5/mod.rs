@@ -124,6 +124,7 @@ impl Header {
 
     fn weights(&self, directory: &Directory<'_>) -> Result<BertWeights, FormatError> {
         let mut token_type = directory.weights("emb.type", self.types * self.hidden)?;
+        // One text at a time is all that it reads.
         token_type.truncate(self.hidden);
         Ok(BertWeights {
             word: EmbeddingTable::Q4_0(directory.table("emb.word", self.vocabulary, self.hidden)?),

@@ -1,0 +1,76 @@
+//! The rerankers of the catalog, and which of them a request goes to.
+
+use std::sync::Arc;
+
+use super::{Lane, ModelError, Relevance, Reranker};
+
+/// A reranker, or why there is none.
+pub type Loaded = Result<Arc<dyn Reranker>, ModelError>;
+
+/// Those that the catalog names.
+#[derive(Default)]
+pub struct Rerankers {
+    entries: Vec<(String, Loaded)>,
+    /// Names of the route, in order.
+    route: Vec<String>,
+}
+
+impl Rerankers {
+    /// `entries` by name; `route` names those that serve requests without a model, in order.
+    pub fn new(entries: Vec<(String, Loaded)>, route: Vec<String>) -> Self {
+        Self { entries, route }
+    }
+
+    /// Names of those that can be asked for.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|(_, loaded)| loaded.is_ok()).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether a request without a model has one to go to.
+    pub fn has_route(&self) -> bool {
+        !self.route.is_empty()
+    }
+
+    /// Those that a request with this model goes to, in order; none: there is no such model.
+    pub fn choose(&self, model: Option<&str>) -> Vec<&Loaded> {
+        let loaded =
+            |name: &str| self.entries.iter().find(|(known, _)| known == name).map(|(_, loaded)| loaded);
+        match model {
+            Some(name) => loaded(name).into_iter().collect(),
+            None => self.route.iter().filter_map(|name| loaded(name)).collect(),
+        }
+    }
+}
+
+/// Asks the first that works: scores of two models are not comparable, but those of one list come
+/// from one model.
+///
+/// Fails with what the last one said, or [`ModelError::NotLoaded`] where `chosen` is empty.
+pub async fn first_that_works(
+    chosen: &[&Loaded],
+    query: &str,
+    texts: &[String],
+    lane: Lane,
+) -> Result<(String, Relevance), ModelError> {
+    let mut said = ModelError::NotLoaded {
+        model: "rerank".into(),
+        reason: "models.toml names no [routes.rerank]".into(),
+    };
+    for loaded in chosen {
+        let reranker = match loaded {
+            Ok(reranker) => reranker,
+            Err(error) => {
+                said = error.clone();
+                continue;
+            }
+        };
+        match reranker.rerank(query.to_owned(), texts.to_vec(), lane).await {
+            Ok(relevance) => return Ok((reranker.name().to_owned(), relevance)),
+            Err(error) => {
+                tracing::warn!(reranker = reranker.name(), %error, "a reranker failed: {error}");
+                said = error;
+            }
+        }
+    }
+    Err(said)
+}
