@@ -28,6 +28,7 @@ pub mod prompts;
 pub mod reembed;
 pub mod search;
 pub mod sentences;
+mod sweep;
 mod tokens;
 pub mod usage;
 
