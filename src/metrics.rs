@@ -187,25 +187,29 @@ fn histogram(times: &FirstByteTimes) -> Histogram {
     histogram
 }
 
-/// What was used since the start, by tenant and backend.
+/// What was used since the start, by tenant, operation and backend.
 fn usage_families(usage: &LedgerTotals) -> prometheus::Result<Vec<MetricFamily>> {
     let counter = |name: &str, help: &str, labels: &[&str]| CounterVec::new(Opts::new(name, help), labels);
+    let by_use = ["tenant", "operation", "backend"];
     let requests =
-        counter("usage_requests_total", "Requests served, by tenant and backend", &["tenant", "backend"])?;
+        counter("usage_requests_total", "Requests served, by tenant, operation and backend", &by_use)?;
     let tokens = counter(
         "usage_tokens_total",
-        "Tokens by tenant, backend and kind: embed, prompt or completion",
-        &["tenant", "backend", "kind"],
+        "Tokens by tenant, operation, backend and kind: embed, prompt or completion",
+        &["tenant", "operation", "backend", "kind"],
     )?;
+    let estimated =
+        counter("usage_estimated_tokens_total", "Of the tokens, those that no backend counted", &by_use)?;
     let cost = counter(
         "usage_cost_total",
-        "Cost in the unit of the prices, by tenant and backend",
-        &["tenant", "backend"],
+        "Cost in the unit of the prices, by tenant, operation and backend",
+        &by_use,
     )?;
-    for ((tenant, backend), counts) in &usage.by_backend {
+    for ((tenant, operation, backend), counts) in &usage.counts {
         let tenant = tenant.0.to_string();
-        let labels = [tenant.as_str(), backend.as_str()];
+        let labels = [tenant.as_str(), operation, backend.as_str()];
         requests.with_label_values(&labels).inc_by(counts.requests as f64);
+        estimated.with_label_values(&labels).inc_by(counts.estimated_tokens as f64);
         cost.with_label_values(&labels).inc_by(counts.cost());
         let kinds = [
             ("embed", counts.embed_tokens),
@@ -213,10 +217,11 @@ fn usage_families(usage: &LedgerTotals) -> prometheus::Result<Vec<MetricFamily>>
             ("completion", counts.completion_tokens),
         ];
         for (kind, count) in kinds {
-            tokens.with_label_values(&[tenant.as_str(), backend.as_str(), kind]).inc_by(count as f64);
+            let labels = [tenant.as_str(), operation, backend.as_str(), kind];
+            tokens.with_label_values(&labels).inc_by(count as f64);
         }
     }
     let refused = counter("quota_refusals_total", "Requests refused because a quota was used up", &[])?;
     refused.with_label_values::<&str>(&[]).inc_by(usage.refused as f64);
-    Ok([requests, tokens, cost, refused].iter().flat_map(Collector::collect).collect())
+    Ok([requests, tokens, estimated, cost, refused].iter().flat_map(Collector::collect).collect())
 }

@@ -25,20 +25,20 @@ use ragway::{
 const QUESTION: &str = "What does it cost to take a bicycle?";
 const SENTENCE: &str = "A bicycle costs 3 euros each way";
 
-fn chunk(choice: Value, more: Value) -> Value {
+pub fn chunk(choice: Value, more: Value) -> Value {
     let mut chunk = json!({"id": "c-1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": [choice]});
     chunk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     chunk
 }
 
-fn server_sent(events: &[Value]) -> ResponseTemplate {
+pub fn server_sent(events: &[Value]) -> ResponseTemplate {
     let mut body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
     body.push_str("data: [DONE]\n\n");
     ResponseTemplate::new(200).set_body_raw(body, "text/event-stream")
 }
 
 /// What a model streams that says this.
-fn saying(text: &str) -> ResponseTemplate {
+pub fn saying(text: &str) -> ResponseTemplate {
     server_sent(&[
         chunk(json!({"index": 0, "delta": {"content": text}, "finish_reason": null}), json!({})),
         chunk(json!({"index": 0, "delta": {}, "finish_reason": "stop"}), json!({})),
@@ -47,18 +47,18 @@ fn saying(text: &str) -> ResponseTemplate {
     ])
 }
 
-async fn upstream(response: ResponseTemplate) -> MockServer {
+pub async fn upstream(response: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(method("POST")).and(path("/v1/chat/completions")).respond_with(response).mount(&server).await;
     server
 }
 
 /// The body of the request that the upstream got last.
-async fn received(server: &MockServer) -> Value {
+pub async fn received(server: &MockServer) -> Value {
     serde_json::from_slice(&server.received_requests().await.unwrap().last().unwrap().body).unwrap()
 }
 
-fn remote(name: &str, server: &MockServer) -> Arc<dyn Generator> {
+pub fn remote(name: &str, server: &MockServer) -> Arc<dyn Generator> {
     let base = format!("{}/v1", server.uri()).parse().unwrap();
     Arc::new(OpenAiGenerator::new(&OpenAiEntry::new(name, base, "upstream-model", 4096), None).unwrap())
 }
@@ -77,7 +77,7 @@ async fn completion(app: &TestApp, body: Value) -> Value {
     good(post(app, &body).await).await
 }
 
-fn user(text: &str) -> Value {
+pub fn user(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
 }
 
@@ -168,7 +168,7 @@ async fn a_streamed_answer_says_the_same_as_a_whole_one() {
 }
 
 /// A conversation about the bicycle that goes on with "And for children?".
-fn conversation() -> Value {
+pub fn conversation() -> Value {
     json!([
         {"role": "user", "content": "Are dogs welcome?"},
         {"role": "assistant", "content": "They are welcome on the car deck. [1]"},
@@ -397,7 +397,7 @@ async fn a_failure_in_the_middle_of_a_stream_is_told_as_an_event() {
 }
 
 /// Says how many messages it got, as a model in this process does.
-struct Counting;
+pub struct Counting;
 
 impl Generator for Counting {
     fn name(&self) -> &str {

@@ -18,6 +18,7 @@ async fn queue() -> (Store, SecretString) {
 
 fn job(total: i64) -> NewJob {
     NewJob {
+        key: None,
         kind: "test",
         payload: b"\0do it".to_vec(),
         total,

@@ -31,6 +31,7 @@ mod injection;
 mod jobs;
 mod local_model;
 mod memory;
+mod metering;
 mod multilingual;
 mod openapi;
 mod reembed;

@@ -66,7 +66,8 @@ async fn every_use_is_counted_once_for_what_served_it() {
 
     let metrics = app.get("/metrics").send().await.unwrap().text().await.unwrap();
     let tenant = TenantId::DEFAULT.0;
-    let line = format!("usage_requests_total{{backend=\"extractive\",tenant=\"{tenant}\"}} 1");
+    let line =
+        format!("usage_requests_total{{backend=\"extractive\",operation=\"ask\",tenant=\"{tenant}\"}} 1");
     assert!(metrics.contains(&line), "{metrics}");
 }
 

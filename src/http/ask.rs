@@ -157,6 +157,9 @@ pub struct UsageBody {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
+    /// True where a backend did not count them: they are ragway's estimate, on the high side.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    estimated: bool,
 }
 
 /// A backend that failed.
@@ -321,6 +324,7 @@ fn response(answer: Answer, sources: &[NumberedPassage]) -> AskResponse {
             prompt_tokens: answer.usage.prompt_tokens,
             completion_tokens: answer.usage.completion_tokens,
             total_tokens: answer.usage.prompt_tokens + answer.usage.completion_tokens,
+            estimated: answer.usage.estimated,
         },
         attempts: answer.attempts.into_iter().map(AttemptBody::from).collect(),
         notes: answer.notes,

@@ -1,7 +1,7 @@
 //! Framework errors in the API's own shape.
 
 use actix_web::{
-    Error, FromRequest, HttpRequest,
+    Error, FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
     error::{JsonPayloadError, PathError, QueryPayloadError},
     http::StatusCode,
@@ -43,9 +43,26 @@ pub async fn body_bytes(
     })
 }
 
+/// The whole body of a request that says it is JSON.
+pub async fn json_bytes(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    limit: usize,
+) -> Result<web::Bytes, ApiError> {
+    let is_json = request.mime_type().ok().flatten().is_some_and(|kind| {
+        kind.subtype().as_str() == "json" || kind.suffix().is_some_and(|suffix| suffix.as_str() == "json")
+    });
+    if is_json { body_bytes(request, payload, limit).await } else { Err(not_json(request)) }
+}
+
 /// Parses a JSON body that was read whole.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| ApiError::invalid(describe(&error)))
+    serde_json::from_slice(body).map_err(|error| malformed(&error))
+}
+
+/// A JSON body that could not be read.
+pub fn malformed(error: &serde_json::Error) -> ApiError {
+    ApiError::invalid(describe(error))
 }
 
 fn json_error(error: &JsonPayloadError, request: &HttpRequest, limit: usize) -> Error {
@@ -53,17 +70,19 @@ fn json_error(error: &JsonPayloadError, request: &HttpRequest, limit: usize) -> 
         JsonPayloadError::OverflowKnownLength { .. } | JsonPayloadError::Overflow { .. } => {
             ApiError::too_large(limit)
         }
-        JsonPayloadError::ContentType => {
-            let sent = request.headers().get("content-type").and_then(|value| value.to_str().ok());
-            ApiError::unsupported_content_type(format!(
-                "send JSON with `content-type: application/json`, not `{}`",
-                sent.unwrap_or("none")
-            ))
-        }
-        JsonPayloadError::Deserialize(error) => ApiError::invalid(describe(error)),
+        JsonPayloadError::ContentType => not_json(request),
+        JsonPayloadError::Deserialize(error) => malformed(error),
         other => ApiError::invalid(other.to_string()),
     }
     .into()
+}
+
+fn not_json(request: &HttpRequest) -> ApiError {
+    let sent = request.headers().get("content-type").and_then(|value| value.to_str().ok());
+    ApiError::unsupported_content_type(format!(
+        "send JSON with `content-type: application/json`, not `{}`",
+        sent.unwrap_or("none")
+    ))
 }
 
 fn describe(error: &serde_json::Error) -> String {

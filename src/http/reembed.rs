@@ -11,7 +11,10 @@ use super::{
     error::{ApiError, Problem},
 };
 use crate::{
-    rag::reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
+    rag::{
+        Caller,
+        reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
+    },
     store::{JobState, TenantId},
 };
 
@@ -92,15 +95,17 @@ impl From<ReembeddingStatus> for ReembeddingReport {
     (status = 400, description = "Malformed JSON or an unknown model", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is of this model already, or goes over to another one", body = Problem, content_type = "application/problem+json"),
+    (status = 429, description = "A quota is used up; `Retry-After` says when it begins anew", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "A model or the database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/api/v1/collections/{name}/reembed")]
 pub async fn start(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
     body: web::Json<NewReembedding>,
 ) -> Result<HttpResponse, ApiError> {
-    let begun = gateway.rag.start_reembedding(TenantId::DEFAULT, &name, &body.model);
+    let begun = gateway.rag.start_reembedding(caller, &name, &body.model);
     let status = gateway.within_time(begun).await?;
     Ok(HttpResponse::Accepted().json(ReembeddingReport::from(status)))
 }
@@ -133,10 +138,11 @@ pub async fn show(
 ))]
 #[delete("/api/v1/collections/{name}/reembed")]
 pub async fn roll_back(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    let turned = gateway.rag.roll_back_reembedding(TenantId::DEFAULT, &name);
+    let turned = gateway.rag.roll_back_reembedding(caller, &name);
     Ok(web::Json(gateway.within_time(turned).await?.into()))
 }
 
@@ -151,9 +157,10 @@ pub async fn roll_back(
 ))]
 #[post("/api/v1/collections/{name}/reembed/finish")]
 pub async fn finish(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    let finished = gateway.rag.finish_reembedding(TenantId::DEFAULT, &name);
+    let finished = gateway.rag.finish_reembedding(caller, &name);
     Ok(web::Json(gateway.within_time(finished).await?.into()))
 }

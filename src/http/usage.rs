@@ -57,7 +57,8 @@ pub struct UsageRow {
     /// Null: requests without a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Option<Uuid>>,
-    /// `ask`, `search`, `embed`, `ingest`, `reembed` or `chat`.
+    /// `ask`, `rewrite` (of a question that goes on from earlier ones), `chat` (a conversation without
+    /// documents), `search`, `embed`, `ingest` or `reembed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "ask")]
     operation: Option<String>,
@@ -85,6 +86,9 @@ pub struct UsageNumbers {
     completion_tokens: i64,
     #[schema(example = 9740)]
     total_tokens: i64,
+    /// Of these, those that the backend did not count: ragway's estimate, on the high side.
+    #[schema(example = 0)]
+    estimated_tokens: i64,
     /// By the prices of the backends, in their unit.
     #[schema(example = 0.00171)]
     cost: f64,
@@ -164,6 +168,7 @@ impl From<UsageCounts> for UsageNumbers {
             prompt_tokens: counts.prompt_tokens,
             completion_tokens: counts.completion_tokens,
             total_tokens: counts.tokens(),
+            estimated_tokens: counts.estimated_tokens,
             cost: counts.cost(),
         }
     }

@@ -19,10 +19,11 @@ use uuid::Uuid;
 use super::{
     ask::{Answer, AskRequest, Cached, NumberedPassage, Writing},
     grounding::ask_the_same,
+    usage::Charge,
 };
 use crate::{
     config::AnswerCacheSettings,
-    models::{Usage, vectors::cosine},
+    models::vectors::cosine,
     store::{Collection, Filter, TenantId},
 };
 
@@ -100,7 +101,7 @@ impl AnswerCache {
             .max_by(|(a, _), (b, _)| a.total_cmp(b))?;
         let cached = Cached { question: entry.question.clone(), age: entry.made.elapsed(), similarity };
         // Nothing was spent on it this time.
-        let answer = Answer { cached: Some(cached), usage: Usage::default(), ..entry.answer.clone() };
+        let answer = Answer { cached: Some(cached), usage: Charge::default(), ..entry.answer.clone() };
         Some((answer, entry.sources.clone()))
     }
 

@@ -103,7 +103,7 @@ impl Rag {
 
     /// Charges the caller for vectors.
     pub(super) fn counted(&self, caller: Caller, embedded: Embedded) -> Embedded {
-        let tokens = Tokens { embedded: embedded.tokens, ..Tokens::default() };
+        let tokens = Tokens::embedded(embedded.tokens);
         self.ledger().record(caller, Operation::Embed, &embedded.space.model, tokens);
         embedded
     }

@@ -24,7 +24,7 @@ pub struct Quote {
     pub score: f32,
 }
 
-/// The sentences of the passages, nearest to the question first.
+/// The sentences of the passages, nearest to the question first; also the tokens that the embedder read.
 ///
 /// Passages come with their index. Headings and what speaks to the model are left out.
 pub async fn rank(
@@ -32,7 +32,7 @@ pub async fn rank(
     question: &[f32],
     passages: &[(usize, &str)],
     evidence: &Evidence,
-) -> Result<Vec<Quote>, RagError> {
+) -> Result<(Vec<Quote>, usize), RagError> {
     let candidates: Vec<(usize, Range<usize>, String)> = passages
         .iter()
         .flat_map(|(index, text)| {
@@ -46,10 +46,10 @@ pub async fn rank(
         .collect();
     let texts: Vec<String> = candidates.iter().map(|(_, _, text)| text.clone()).collect();
     let shares: Vec<f32> = texts.iter().map(|text| evidence.question_share(text)).collect();
-    let vectors = embedder.embed(texts, TextRole::Passage, Lane::Interactive).await?.vectors;
+    let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Interactive).await?;
     let mut ranked: Vec<Quote> = candidates
         .into_iter()
-        .zip(vectors.iter().zip(shares))
+        .zip(embeddings.vectors.iter().zip(shares))
         .map(|((passage, range, _), (vector, share))| Quote {
             passage,
             range,
@@ -57,7 +57,7 @@ pub async fn rank(
         })
         .collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Ok(ranked)
+    Ok((ranked, embeddings.tokens.iter().sum()))
 }
 
 /// The first of a ranking that are worth quoting, in reading order.

@@ -50,7 +50,6 @@ impl Rag {
         collection: &Collection,
         question: &str,
         answer: &Answer,
-        cost_nano: i64,
     ) {
         let recorded = NewAnswer {
             id: answer.id,
@@ -62,7 +61,7 @@ impl Rag {
             backend: answer.model.clone(),
             prompt_tokens: whole(answer.usage.prompt_tokens),
             completion_tokens: whole(answer.usage.completion_tokens),
-            cost_nano,
+            cost_nano: answer.usage.cost_nano,
             elapsed: answer.elapsed,
             citations: answer
                 .citations

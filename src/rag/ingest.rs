@@ -180,7 +180,7 @@ impl Rag {
                 stored: space.id.clone(),
                 known: format!("a vector of {} dimensions", passage.vector.len()),
             }),
-            None => Ok((passages, Tokens { embedded, ..Tokens::default() })),
+            None => Ok((passages, Tokens::embedded(embedded))),
         }
     }
 

@@ -29,6 +29,7 @@ pub mod reembed;
 pub mod rerank;
 pub mod search;
 pub mod sentences;
+mod sweep;
 mod tokens;
 pub mod usage;
 

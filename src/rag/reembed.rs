@@ -13,7 +13,7 @@
 use uuid::Uuid;
 
 use super::{
-    Rag, RagError,
+    Caller, Rag, RagError,
     embed::EmbedderChoice,
     jobs::{ReembedWork, Work},
 };
@@ -71,10 +71,13 @@ impl Rag {
     /// finds it being done.
     pub async fn start_reembedding(
         &self,
-        tenant: TenantId,
+        caller: impl Into<Caller>,
         name: &str,
         model: &str,
     ) -> Result<ReembeddingStatus, RagError> {
+        let caller = caller.into();
+        let tenant = caller.tenant;
+        self.ledger().admit(caller).await?;
         let collection = self.store.collection(tenant, name).await?;
         // Both loaded: what cannot work is refused now, not by a job later.
         let target = self.embedder(&EmbedderChoice::Model(model.to_owned())).await?;
@@ -96,7 +99,7 @@ impl Rag {
         if status.job.as_ref().is_some_and(|job| !job.state.is_final()) {
             return Ok(status);
         }
-        let job = self.enqueue_reembedding(tenant, &collection).await?;
+        let job = self.enqueue_reembedding(caller, &collection).await?;
         self.store.set_filling_job(tenant, &collection, job).await?;
         self.reembedding(tenant, name).await
     }
@@ -115,7 +118,13 @@ impl Rag {
     }
 
     /// Cancels a re-embedding, or goes back to the space before it. The new vectors are given up.
-    pub async fn roll_back_reembedding(&self, tenant: TenantId, name: &str) -> Result<Collection, RagError> {
+    pub async fn roll_back_reembedding(
+        &self,
+        caller: impl Into<Caller>,
+        name: &str,
+    ) -> Result<Collection, RagError> {
+        let caller = caller.into();
+        let tenant = caller.tenant;
         loop {
             let collection = self.store.collection(tenant, name).await?;
             let Some(OtherSpace { space, state, .. }) = &collection.other else {
@@ -126,26 +135,32 @@ impl Rag {
                 OtherState::Kept => {
                     // Searches need its model again.
                     self.embedder_of_space(&collection, space).await?;
-                    self.fill(tenant, &collection, space, None).await?;
+                    self.fill(caller, &collection, space, None).await?;
                     let switch = self.store.switch_space(tenant, &collection, space, Previous::Drop).await?;
                     switch == SpaceSwitch::Done
                 }
             };
             if done {
-                self.enqueue_reembedding(tenant, &collection).await?;
+                self.enqueue_reembedding(caller, &collection).await?;
                 return self.collection(tenant, name).await;
             }
         }
     }
 
     /// Gives up the space before a re-embedding that has cut over.
-    pub async fn finish_reembedding(&self, tenant: TenantId, name: &str) -> Result<Collection, RagError> {
+    pub async fn finish_reembedding(
+        &self,
+        caller: impl Into<Caller>,
+        name: &str,
+    ) -> Result<Collection, RagError> {
+        let caller = caller.into();
+        let tenant = caller.tenant;
         let collection = self.store.collection(tenant, name).await?;
         match &collection.other {
             Some(OtherSpace { space, state: OtherState::Kept, .. }) => {
-                self.fill(tenant, &collection, &collection.space, None).await?;
+                self.fill(caller, &collection, &collection.space, None).await?;
                 self.store.retire_space(tenant, &collection, space, OtherState::Kept).await?;
-                self.enqueue_reembedding(tenant, &collection).await?;
+                self.enqueue_reembedding(caller, &collection).await?;
                 self.collection(tenant, name).await
             }
             Some(OtherSpace { space, .. }) => Err(RagError::Reembedding(format!(
@@ -156,7 +171,7 @@ impl Rag {
         }
     }
 
-    async fn enqueue_reembedding(&self, tenant: TenantId, collection: &Collection) -> Result<Uuid, RagError> {
-        self.enqueue(tenant, Work::Reembed(ReembedWork { collection: collection.name.clone() })).await
+    async fn enqueue_reembedding(&self, caller: Caller, collection: &Collection) -> Result<Uuid, RagError> {
+        self.enqueue(caller, Work::Reembed(ReembedWork { collection: collection.name.clone() })).await
     }
 }

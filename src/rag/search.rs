@@ -66,24 +66,16 @@ pub struct SearchOutcome {
 impl Rag {
     /// Finds passages. The query is embedded again when the collection went over to another space meanwhile.
     pub async fn search(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
+        request.check()?;
+        self.ledger().admit(request.caller).await?;
         let found = self.find(request).await?;
-        let tokens = Tokens { embedded: found.tokens, ..Tokens::default() };
+        let tokens = Tokens::embedded(found.tokens);
         self.ledger().record(request.caller, Operation::Search, &found.collection.space.model, tokens);
         Ok(found)
     }
 
-    /// [`Rag::search`] as a part of something else, which charges the caller.
+    /// [`Rag::search`] as a part of something else, which checks the request, admits and charges the caller.
     pub(super) async fn find(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
-        if let Query::Text(text) = &request.query {
-            check_query("query", text)?;
-        }
-        if request.k == 0 || request.k > MAX_K {
-            return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_K}, is {}", request.k)));
-        }
-        if let Some(threshold) = request.threshold.filter(|given| !(-1.0..=1.0).contains(given)) {
-            return Err(RagError::Invalid(format!("threshold: must be between -1 and 1, is {threshold}")));
-        }
-        self.ledger().admit(request.caller).await?;
         for _ in 1..LOOK_UPS {
             match self.search_space(request).await {
                 Err(RagError::Store(StoreError::SpacesChanged(_))) => {}
@@ -162,6 +154,23 @@ impl Rag {
 
     fn min_similarity(&self, collection: &Collection) -> f32 {
         self.catalog.embedder(&collection.space.model).map_or(-1.0, |entry| entry.min_similarity)
+    }
+}
+
+impl SearchRequest {
+    fn check(&self) -> Result<(), RagError> {
+        if let Query::Text(text) = &self.query {
+            check_query("query", text)?;
+        }
+        if self.k == 0 || self.k > MAX_K {
+            return Err(RagError::Invalid(format!("k: must be between 1 and {MAX_K}, is {}", self.k)));
+        }
+        match self.threshold.filter(|given| !(-1.0..=1.0).contains(given)) {
+            Some(threshold) => {
+                Err(RagError::Invalid(format!("threshold: must be between -1 and 1, is {threshold}")))
+            }
+            None => Ok(()),
+        }
     }
 }
 

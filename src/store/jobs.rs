@@ -12,6 +12,8 @@ use super::{FromRow, Store, StoreError, TenantId};
 /// Work to be queued.
 #[derive(Debug, Clone)]
 pub struct NewJob {
+    /// The key that it was asked for with.
+    pub key: Option<Uuid>,
     /// Tells the worker what the payload is.
     pub kind: &'static str,
     /// What is to be done, in the form that the kind defines.
@@ -117,8 +119,8 @@ impl Store {
             .await?;
         let queued = transaction
             .execute_typed(
-                "INSERT INTO jobs (id, tenant_id, kind, payload, total, max_attempts, keep)
-                 SELECT $1, $2, $3, $4, $5, $6, make_interval(secs => $7)
+                "INSERT INTO jobs (id, tenant_id, kind, payload, total, max_attempts, keep, key_id)
+                 SELECT $1, $2, $3, $4, $5, $6, make_interval(secs => $7), $9
                  WHERE (SELECT count(*) FROM jobs WHERE tenant_id = $2 AND state IN ('queued', 'running')) < $8",
                 &[
                     (&id, Type::UUID),
@@ -129,6 +131,7 @@ impl Store {
                     (&job.max_attempts, Type::INT4),
                     (&job.keep.as_secs_f64(), Type::FLOAT8),
                     (&most, Type::INT8),
+                    (&job.key, Type::UUID),
                 ],
             )
             .await?;

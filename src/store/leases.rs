@@ -23,6 +23,8 @@ pub struct Lease {
 #[derive(Debug, Clone)]
 pub struct ClaimedJob {
     pub lease: Lease,
+    /// The key that it was asked for with.
+    pub key: Option<Uuid>,
     pub kind: String,
     pub payload: Vec<u8>,
     /// Items that earlier attempts have done: the next step begins here.
@@ -80,7 +82,7 @@ impl Store {
                      WHERE state IN ('queued', 'running') AND due_at <= now() AND attempts < max_attempts
                        AND kind = ANY($3)
                      ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-                 RETURNING id, tenant_id, kind, payload, done, total, attempts",
+                 RETURNING id, tenant_id, key_id, kind, payload, done, total, attempts",
                 &[
                     (&token, Type::UUID),
                     (&lease.as_secs_f64(), Type::FLOAT8),
@@ -90,6 +92,7 @@ impl Store {
             .await?;
         Ok(row.map(|row| ClaimedJob {
             lease: Lease { tenant: TenantId(row.get("tenant_id")), job: row.get("id"), token },
+            key: row.get("key_id"),
             kind: row.get("kind"),
             payload: row.get::<_, Option<_>>("payload").unwrap_or_default(),
             done: row.get("done"),

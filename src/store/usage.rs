@@ -25,6 +25,8 @@ pub struct UsageCounts {
     pub embed_tokens: i64,
     pub prompt_tokens: i64,
     pub completion_tokens: i64,
+    /// Of all these, those that no backend counted.
+    pub estimated_tokens: i64,
     /// Billionths of the unit of the prices.
     pub cost_nano: i64,
 }
@@ -86,6 +88,7 @@ impl std::ops::AddAssign for UsageCounts {
         self.embed_tokens += other.embed_tokens;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
+        self.estimated_tokens += other.estimated_tokens;
         self.cost_nano += other.cost_nano;
     }
 }
@@ -97,6 +100,7 @@ impl FromRow for UsageCounts {
             embed_tokens: row.get("embed_tokens"),
             prompt_tokens: row.get("prompt_tokens"),
             completion_tokens: row.get("completion_tokens"),
+            estimated_tokens: row.get("estimated_tokens"),
             cost_nano: row.get("cost_nano"),
         }
     }
@@ -119,7 +123,7 @@ impl FromRow for UsageSum {
 const SUMS: &str = "
     sum(requests)::bigint AS requests, sum(embed_tokens)::bigint AS embed_tokens,
     sum(prompt_tokens)::bigint AS prompt_tokens, sum(completion_tokens)::bigint AS completion_tokens,
-    sum(cost_nano)::bigint AS cost_nano";
+    sum(estimated_tokens)::bigint AS estimated_tokens, sum(cost_nano)::bigint AS cost_nano";
 
 impl Store {
     /// Adds to what is there; all of it or nothing.
@@ -138,14 +142,15 @@ impl Store {
             .await?
             .execute_typed(
                 "INSERT INTO usage_daily AS known (day, tenant_id, key_id, operation, backend, requests, embed_tokens,
-                                                   prompt_tokens, completion_tokens, cost_nano)
+                                                   prompt_tokens, completion_tokens, estimated_tokens, cost_nano)
                  SELECT * FROM unnest($1::date[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[],
-                                      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+                                      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
                  ON CONFLICT (tenant_id, day, key_id, operation, backend) DO UPDATE
                      SET requests = known.requests + excluded.requests,
                          embed_tokens = known.embed_tokens + excluded.embed_tokens,
                          prompt_tokens = known.prompt_tokens + excluded.prompt_tokens,
                          completion_tokens = known.completion_tokens + excluded.completion_tokens,
+                         estimated_tokens = known.estimated_tokens + excluded.estimated_tokens,
                          cost_nano = known.cost_nano + excluded.cost_nano",
                 &[
                     (&days, Type::DATE_ARRAY),
@@ -157,6 +162,7 @@ impl Store {
                     (&numbers(|counts| counts.embed_tokens), Type::INT8_ARRAY),
                     (&numbers(|counts| counts.prompt_tokens), Type::INT8_ARRAY),
                     (&numbers(|counts| counts.completion_tokens), Type::INT8_ARRAY),
+                    (&numbers(|counts| counts.estimated_tokens), Type::INT8_ARRAY),
                     (&numbers(|counts| counts.cost_nano), Type::INT8_ARRAY),
                 ],
             )

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::models::{
     GeneratedPart, GenerationStream, ModelError, Usage,
-    forward::{Chunk, ForwardError},
+    forward::{Chunk, ForwardError, usage_of},
 };
 
 /// Events until the answer is complete; an error is the last item.
@@ -34,7 +34,7 @@ impl Event {
 
     /// The event as it is passed on.
     pub fn into_chunk(self) -> Chunk {
-        Chunk { usage: usage_of(&self.value), data: self.data }
+        Chunk { data: self.data, value: self.value }
     }
 
     /// The text of the first choice, if there is any.
@@ -49,13 +49,6 @@ impl Event {
             choice.get("finish_reason").and_then(Value::as_str).is_some_and(|reason| !reason.is_empty())
         })
     }
-}
-
-/// The tokens that a completion or chunk counts, if it does.
-pub fn usage_of(value: &Value) -> Option<Usage> {
-    let usage = value.get("usage").filter(|usage| usage.is_object())?;
-    let count = |key: &str| usage[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-    Some(Usage { prompt_tokens: count("prompt_tokens"), completion_tokens: count("completion_tokens") })
 }
 
 /// The text of an answer and, last, its usage.

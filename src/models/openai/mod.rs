@@ -20,13 +20,13 @@ use async_openai::types::chat::{
     ChatCompletionRequestUserMessage, ChatCompletionStreamOptions, CreateChatCompletionRequest,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::{
     GenerateRequest, GenerationStream, Generator, Message, ModelError, Speaker,
-    forward::{ForwardError, Forwarded, Forwarder},
+    forward::{ForwardError, ForwardRequest, Forwarded, Forwarder},
     server::{Server, chain, client},
 };
 use crate::config::OpenAiEntry;
@@ -106,17 +106,15 @@ impl OpenAiGenerator {
     }
 
     async fn start(&self, request: GenerateRequest) -> Result<GenerationStream, ModelError> {
-        let body = self.body(&request)?;
-        let response = self.send(&body).await.map_err(|error| error.error)?;
+        let body = Value::Object(self.body(&request)?).to_string().into_bytes();
+        let response = self.send(body).await.map_err(|error| error.error)?;
         let events = response.events().await.map_err(|error| error.error)?;
         Ok(events::parts(events))
     }
 
-    async fn forward_body(&self, mut body: Map<String, Value>) -> Result<Forwarded, ForwardError> {
-        body.insert("model".to_owned(), self.model.clone().into());
-        let streamed = body.get("stream").and_then(Value::as_bool).unwrap_or_default();
-        let response = self.send(&body).await?;
-        if streamed {
+    async fn pass_on(&self, request: &ForwardRequest) -> Result<Forwarded, ForwardError> {
+        let response = self.send(request.body_for(&self.model)).await?;
+        if request.is_streamed() {
             let events = response.events().await?;
             return Ok(Forwarded::Stream(events.map(|event| event.map(events::Event::into_chunk)).boxed()));
         }
@@ -124,9 +122,11 @@ impl OpenAiGenerator {
     }
 
     /// Sends a request once; what is no success is an error.
-    async fn send(&self, body: &Map<String, Value>) -> Result<Reply, ForwardError> {
+    async fn send(&self, body: Vec<u8>) -> Result<Reply, ForwardError> {
         let patience = Patience::new(self.server.clone(), self.whole);
-        Reply::of(patience, self.http.post(&self.url).headers(self.headers.clone()).json(body).send()).await
+        let request = self.http.post(&self.url).headers(self.headers.clone());
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        Reply::of(patience, request.send()).await
     }
 }
 
@@ -153,8 +153,8 @@ impl Generator for OpenAiGenerator {
 }
 
 impl Forwarder for OpenAiGenerator {
-    fn forward(&self, body: Map<String, Value>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
-        self.forward_body(body).boxed()
+    fn forward<'a>(&'a self, request: &'a ForwardRequest) -> BoxFuture<'a, Result<Forwarded, ForwardError>> {
+        self.pass_on(request).boxed()
     }
 }
 

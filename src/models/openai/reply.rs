@@ -8,7 +8,7 @@ use reqwest::{Response, StatusCode, header::CONTENT_TYPE, header::HeaderMap};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::events::{Event, EventStream, read_events, usage_of};
+use super::events::{Event, EventStream, read_events};
 use crate::models::{
     ModelError,
     forward::{ForwardError, Refusal, Whole},
@@ -68,11 +68,6 @@ impl Reply {
         Err(refused(server, status, &headers, &String::from_utf8_lossy(&body)))
     }
 
-    /// The answer in one piece.
-    pub async fn whole(self) -> Result<Whole, ForwardError> {
-        self.read_whole().await.map(|(whole, _)| whole)
-    }
-
     /// The answer's events; one that came in one piece is a single event.
     pub async fn events(self) -> Result<EventStream, ForwardError> {
         let kind = self.kind();
@@ -80,8 +75,7 @@ impl Reply {
             return Err(web_page(&self.patience.server).into());
         }
         if kind.starts_with("application/json") {
-            let (_, completion) = self.read_whole().await?;
-            let event = Event::of(as_chunk(completion));
+            let event = Event::of(as_chunk(self.whole().await?.value));
             return Ok(stream::iter([Ok(event)]).boxed());
         }
         let bytes = self.response.bytes_stream().boxed();
@@ -93,19 +87,19 @@ impl Reply {
         kind.unwrap_or_default().to_ascii_lowercase()
     }
 
-    async fn read_whole(self) -> Result<(Whole, Value), ForwardError> {
+    /// The answer in one piece.
+    pub async fn whole(self) -> Result<Whole, ForwardError> {
         let Self { patience, response } = self;
         let server = patience.server.clone();
         let body = read_body(&patience, response, LONGEST_BODY).await?;
-        let completion: Value = serde_json::from_slice(&body).map_err(|_| no_completion(&server, &body))?;
-        if let Some(error) = error_in(&server, &completion) {
+        let value: Value = serde_json::from_slice(&body).map_err(|_| no_completion(&server, &body))?;
+        if let Some(error) = error_in(&server, &value) {
             return Err(error);
         }
-        if !completion.get("choices").is_some_and(Value::is_array) {
+        if !value.get("choices").is_some_and(Value::is_array) {
             return Err(no_completion(&server, &body).into());
         }
-        let usage = usage_of(&completion);
-        Ok((Whole { body, usage }, completion))
+        Ok(Whole { body, value })
     }
 }
 

@@ -355,11 +355,11 @@ async fn forward(response: ResponseTemplate, body: Value) -> Result<Forwarded, F
     let server = server(response).await;
     let entry = entry(&format!("{}/v1", server.uri()));
     let generator = OpenAiGenerator::new(&entry, Some(KEY.to_owned().into())).unwrap();
-    let Value::Object(mut body) = body else { panic!("{body}") };
-    let forwarded = generator.forwarder().unwrap().forward(body.clone()).await;
+    let request = ForwardRequest::read(body.to_string().into()).unwrap();
+    let forwarded = generator.forwarder().unwrap().forward(&request).await;
     let sent = server.received_requests().await.unwrap().remove(0);
-    body.insert("model".into(), "some-model".into());
-    assert_eq!(serde_json::from_slice::<Value>(&sent.body).unwrap(), Value::Object(body));
+    assert_eq!(sent.headers["content-type"], "application/json");
+    assert_eq!(sent.body, request.body_for("some-model"));
     forwarded
 }
 
@@ -371,7 +371,7 @@ async fn a_forwarded_request_and_its_answer_stay_as_they_are() {
     let response = ResponseTemplate::new(200).set_body_raw(answer, "application/json");
     let Forwarded::Whole(whole) = forward(response, asked.clone()).await.unwrap() else { panic!() };
     assert_eq!(whole.body, answer);
-    assert_eq!(whole.usage, Some(Usage { prompt_tokens: 3, completion_tokens: 4 }));
+    assert_eq!(whole.usage(), Some(Usage { prompt_tokens: 3, completion_tokens: 4 }));
 
     let mut asked = asked;
     asked["stream"] = true.into();

@@ -16,7 +16,7 @@ mod tests;
 pub use backend::BackendSpec;
 pub use breaker::BreakerState;
 pub use counts::{BackendCounts, Ending, FIRST_BYTE_BOUNDS_MS, FirstByteTimes};
-pub use select::{AnswerModel, Selector};
+pub use select::Selector;
 
 use std::{
     sync::Arc,
@@ -28,17 +28,17 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use serde_json::{Map, Value};
 use tokio::time::timeout_at;
+use uuid::Uuid;
 
 use super::{
     GenerateRequest, GeneratedPart, GenerationStream, Generator, ModelError, Usage,
-    forward::{ForwardError, Forwarded, Refusal},
+    forward::{Chunk, ForwardError, ForwardRequest, Forwarded, Refusal},
 };
 use crate::config;
 use backend::{Backend, Slot};
 use race::{Lost, Won, race};
-use select::RouteTable;
+use select::{Candidate, Chosen, RouteTable};
 
 /// The answer backends and the routes to them.
 pub struct AnswerRouter {
@@ -148,14 +148,19 @@ impl AnswerRouter {
         Self { routes: RouteTable::new(&backends, routes), backends }
     }
 
-    /// Every name that a client may give as `model`, with what it stands for.
-    pub fn models(&self) -> Vec<(String, AnswerModel)> {
+    /// Every name that [`Selector::model`] may have: backends, routes, and names that rules send to one.
+    pub fn models(&self) -> Vec<String> {
         self.routes.models()
     }
 
-    /// What a client means that gives this name as `model`.
-    pub fn model(&self, name: &str) -> Option<AnswerModel> {
-        self.models().into_iter().find(|(known, _)| known == name).map(|(_, kind)| kind)
+    /// Those of them that can lead a tenant to a backend, where no collection is asked.
+    pub fn models_for(&self, tenant: Uuid) -> Vec<String> {
+        self.routes.models_for(tenant)
+    }
+
+    /// Whether [`AnswerRouter::forward`] has somebody to ask; else only [`AnswerRouter::generate`] has.
+    pub fn forwards(&self, selector: &Selector<'_>) -> Result<bool, RouteError> {
+        Ok(self.routes.choose(selector)?.candidates.iter().any(Candidate::forwards))
     }
 
     /// How each backend is.
@@ -187,35 +192,35 @@ impl AnswerRouter {
             }
             .boxed()
         };
-        let (won, attempts, until) = self.run(selector, &start).await?;
+        let chosen = self.routes.choose(selector)?;
+        let (won, attempts, until) = run(chosen, selector, &start).await?;
         let (stream, plan) = won.reply;
         let usage = |part: &GeneratedPart| match part {
             GeneratedPart::Usage(usage) => Some(*usage),
             GeneratedPart::Text(_) => None,
         };
         let backend = won.backend.name().to_owned();
-        let stream = Watched { backend: won.backend, until, _slot: won.slot }.watch(stream, usage);
+        let stream = Watched::new(won.backend, won.slot, until).watch(stream, usage);
         Ok(Routed { backend, plan, attempts, stream })
     }
 
     /// Passes a client's request on to the first backend that answers it.
     ///
     /// The attempts of an error hold what the servers said. A local model, which speaks no
-    /// protocol, is no candidate; see [`AnswerModel::Backend`].
+    /// protocol, is no candidate.
     pub async fn forward(
         &self,
         selector: &Selector<'_>,
-        body: Map<String, Value>,
+        request: &ForwardRequest,
     ) -> Result<RoutedForward, RouteError> {
         let start = |backend: Arc<Backend>| -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
-            let body = body.clone();
             async move {
                 let Some(forwarder) = backend.generator().forwarder() else {
                     let model = backend.name().to_owned();
                     let reason = "it runs in this process and takes questions only".to_owned();
                     return Err(ModelError::Unfit { model, reason }.into());
                 };
-                match forwarder.forward(body).await? {
+                match forwarder.forward(request).await? {
                     Forwarded::Stream(stream) => {
                         Ok(Forwarded::Stream(first_item(backend.name(), stream).await?))
                     }
@@ -224,35 +229,38 @@ impl AnswerRouter {
             }
             .boxed()
         };
-        let (won, attempts, until) = self.run(selector, &start).await?;
+        let mut chosen = self.routes.choose(selector)?;
+        if chosen.candidates.iter().any(Candidate::forwards) {
+            chosen.candidates.retain(Candidate::forwards);
+        }
+        let (won, attempts, until) = run(chosen, selector, &start).await?;
         let backend = won.backend.name().to_owned();
         let reply = match won.reply {
             Forwarded::Whole(whole) => {
-                won.backend.counts.used(whole.usage.unwrap_or_default());
+                won.backend.counts.used(whole.usage().unwrap_or_default());
                 Forwarded::Whole(whole)
             }
             Forwarded::Stream(stream) => {
-                let watched = Watched { backend: won.backend, until, _slot: won.slot };
-                Forwarded::Stream(watched.watch(stream, |chunk| chunk.usage))
+                let watched = Watched::new(won.backend, won.slot, until);
+                Forwarded::Stream(watched.watch(stream, Chunk::usage))
             }
         };
         Ok(RoutedForward { backend, attempts, reply })
     }
+}
 
-    async fn run<'a, T: Send + 'a>(
-        &self,
-        selector: &Selector<'_>,
-        start: &'a (dyn Fn(Arc<Backend>) -> BoxFuture<'a, Result<T, ForwardError>> + Send + Sync),
-    ) -> Result<(Won<T>, Vec<Attempt>, tokio::time::Instant), RouteError> {
-        let chosen = self.routes.choose(selector)?;
-        let now = tokio::time::Instant::now();
-        let until = selector.until.map_or(now + chosen.deadline, |until| until.min(now + chosen.deadline));
-        let after = until - now;
-        match race(chosen, until, start).await {
-            (Ok(won), attempts) => Ok((won, attempts, until)),
-            (Err(Lost::AllFailed), attempts) => Err(RouteError::AllFailed { attempts }),
-            (Err(Lost::Deadline), attempts) => Err(RouteError::Deadline { after, attempts }),
-        }
+async fn run<'a, T: Send + 'a>(
+    chosen: Chosen,
+    selector: &Selector<'_>,
+    start: &'a (dyn Fn(Arc<Backend>) -> BoxFuture<'a, Result<T, ForwardError>> + Send + Sync),
+) -> Result<(Won<T>, Vec<Attempt>, tokio::time::Instant), RouteError> {
+    let now = tokio::time::Instant::now();
+    let until = selector.until.map_or(now + chosen.deadline, |until| until.min(now + chosen.deadline));
+    let after = until - now;
+    match race(chosen, until, start).await {
+        (Ok(won), attempts) => Ok((won, attempts, until)),
+        (Err(Lost::AllFailed), attempts) => Err(RouteError::AllFailed { attempts }),
+        (Err(Lost::Deadline), attempts) => Err(RouteError::Deadline { after, attempts }),
     }
 }
 
@@ -264,10 +272,16 @@ fn made(specs: Vec<BackendSpec>) -> Vec<Arc<Backend>> {
 struct Watched {
     backend: Arc<Backend>,
     until: tokio::time::Instant,
+    /// What it said last of its tokens: some servers say how many there are so far with every event.
+    usage: Usage,
     _slot: Slot,
 }
 
 impl Watched {
+    fn new(backend: Arc<Backend>, slot: Slot, until: tokio::time::Instant) -> Self {
+        Self { backend, until, usage: Usage::default(), _slot: slot }
+    }
+
     fn watch<T: Send + 'static, E>(
         self,
         stream: BoxStream<'static, Result<T, E>>,
@@ -278,16 +292,14 @@ impl Watched {
     {
         let state = Some((self, stream, usage));
         stream::unfold(state, |state| async move {
-            let (watched, mut stream, usage) = state?;
+            let (mut watched, mut stream, usage) = state?;
             let item = match timeout_at(watched.until, stream.next()).await {
                 Ok(item) => item?,
                 Err(_) => Err(watched.too_late().into()),
             };
             match &item {
                 Ok(part) => {
-                    if let Some(usage) = usage(part) {
-                        watched.backend.counts.used(usage);
-                    }
+                    watched.usage = usage(part).unwrap_or(watched.usage);
                     Some((item, Some((watched, stream, usage))))
                 }
                 Err(error) => {
@@ -302,6 +314,12 @@ impl Watched {
     fn too_late(&self) -> ModelError {
         let reason = "its answer was not complete at the deadline".to_owned();
         ModelError::Unavailable { model: self.backend.name().to_owned(), reason }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.backend.counts.used(self.usage);
     }
 }
 

@@ -1,6 +1,10 @@
 //! Which backends a request may go to, in which order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -21,20 +25,18 @@ pub struct Selector<'a> {
     pub until: Option<Instant>,
 }
 
-/// A name that [`Selector::model`] may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerModel {
-    /// `[routes.answer]`, one by name, or a name that a rule sends to one.
-    Route,
-    /// One backend; `forwards`: it takes a client's own request.
-    Backend { forwards: bool },
-}
-
 /// A backend in its turn.
 pub struct Candidate {
     pub backend: Arc<Backend>,
     /// Its breaker is open: it is asked because nobody else is left.
     pub last_resort: bool,
+}
+
+impl Candidate {
+    /// Whether it takes a client's own request.
+    pub fn forwards(&self) -> bool {
+        self.backend.generator().forwarder().is_some()
+    }
 }
 
 /// Who is asked for a request, and how long.
@@ -72,20 +74,37 @@ impl RouteTable {
         Self { backends: backends.to_vec(), default, by_name: BTreeMap::new(), rules: Vec::new() }
     }
 
-    /// Every name with what it stands for: backends first.
-    pub fn models(&self) -> Vec<(String, AnswerModel)> {
-        let kind =
-            |backend: &Backend| AnswerModel::Backend { forwards: backend.generator().forwarder().is_some() };
-        let backends = self.backends.iter().map(|backend| (backend.name().to_owned(), kind(backend)));
+    /// Every name, those of backends first.
+    pub fn models(&self) -> Vec<String> {
+        let backends = self.backends.iter().map(|backend| backend.name());
         let names = [DEFAULT_ANSWER_ROUTE].into_iter().chain(self.by_name.keys().map(String::as_str));
         let aliases = self.rules.iter().flat_map(|rule| rule.models.iter().map(String::as_str));
-        let mut models: BTreeMap<&str, AnswerModel> = BTreeMap::new();
-        let mut all: Vec<(String, AnswerModel)> = backends.collect();
-        models.extend(names.chain(aliases).map(|name| (name, AnswerModel::Route)));
-        // A rule may be about a backend's name; a client that names it gets the rule's route.
-        all.retain(|(name, _)| !models.contains_key(name.as_str()));
-        all.extend(models.into_iter().map(|(name, kind)| (name.to_owned(), kind)));
-        all
+        let routes: BTreeSet<&str> = names.chain(aliases).collect();
+        // A rule may be about a backend's name.
+        let backends: Vec<&str> = backends.filter(|name| !routes.contains(name)).collect();
+        backends.into_iter().chain(routes).map(str::to_owned).collect()
+    }
+
+    /// Those that can lead a tenant to a backend. A rule about collections does not, where none is asked.
+    pub fn models_for(&self, tenant: Uuid) -> Vec<String> {
+        let mut models = self.models();
+        models.retain(|model| {
+            let named = Some(model.as_str()).filter(|model| *model != DEFAULT_ANSWER_ROUTE);
+            let by_rule = self.rules.iter().any(|rule| {
+                is_about(rule, named)
+                    && rule.collections.is_empty()
+                    && (rule.tenants.is_empty() || rule.tenants.contains(&tenant))
+                    && self.by_name.get(&rule.route).is_some_and(Route::has_backends)
+            });
+            let by_route = match named {
+                Some(name) => self.by_name.get(name),
+                None => Some(&self.default),
+            };
+            by_rule
+                || by_route.is_some_and(Route::has_backends)
+                || self.backends.iter().any(|backend| backend.name() == model)
+        });
+        models
     }
 
     /// Who is asked for this request.
@@ -109,10 +128,7 @@ impl RouteTable {
                 hedge_after: None,
                 deadline: self.default.deadline,
             }),
-            None => Err(RouteError::UnknownModel {
-                wanted: wanted.to_owned(),
-                known: self.models().into_iter().map(|(name, _)| name).collect(),
-            }),
+            None => Err(RouteError::UnknownModel { wanted: wanted.to_owned(), known: self.models() }),
         }
     }
 }
@@ -121,16 +137,20 @@ fn holds(rule: &AnswerRule, model: Option<&str>, selector: &Selector<'_>) -> boo
     let names = |list: &[String], value: Option<&str>| {
         list.is_empty() || value.is_some_and(|value| list.iter().any(|name| name == value))
     };
-    let for_model = match model {
-        Some(model) => rule.models.iter().any(|name| name == model),
-        None => rule.models.is_empty(),
-    };
-    for_model
+    is_about(rule, model)
         && names(&rule.collections, selector.collection)
         && (rule.tenants.is_empty() || selector.tenant.is_some_and(|tenant| rule.tenants.contains(&tenant)))
         && has_length(rule, selector.question)
         && (rule.languages.is_empty()
             || Language::of(selector.question).is_some_and(|language| rule.languages.contains(&language)))
+}
+
+/// Whether a rule is for those who name this model, or none.
+fn is_about(rule: &AnswerRule, model: Option<&str>) -> bool {
+    match model {
+        Some(model) => rule.models.iter().any(|name| name == model),
+        None => rule.models.is_empty(),
+    }
 }
 
 fn has_length(rule: &AnswerRule, question: &str) -> bool {
@@ -161,6 +181,10 @@ impl Route {
             hedge_after: route.hedge_after_ms.map(Duration::from_millis),
             deadline: Duration::from_millis(route.deadline_ms),
         }
+    }
+
+    fn has_backends(&self) -> bool {
+        !self.backends.is_empty()
     }
 
     fn choose(&self) -> Result<Chosen, RouteError> {

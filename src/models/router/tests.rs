@@ -399,16 +399,43 @@ async fn rules_choose_the_route_and_the_first_that_holds_counts() {
     let tenant = Some(tenant.parse().unwrap());
     assert_eq!(answered_by(Selector { tenant, ..Selector::default() }).await, "long");
 
-    let mut names: Vec<String> = router.models().into_iter().map(|(name, _)| name).collect();
+    let mut names = router.models();
     names.sort();
     assert_eq!(names, ["de", "deep", "default", "german", "gpt-4o", "long", "usual"]);
-    assert_eq!(router.model("gpt-4o"), Some(AnswerModel::Route));
-    assert_eq!(router.model("usual"), Some(AnswerModel::Backend { forwards: false }));
+    assert!(!router.forwards(&naming("gpt-4o")).unwrap());
 }
 
 #[tokio::test]
 async fn a_local_model_is_not_sent_a_clients_request() {
     let router = router([&Fixed::answering("local")]);
-    let error = router.forward(&naming("local"), Map::new()).await.err().unwrap();
+    let request = ForwardRequest::read(b"{\"model\": \"local\"}".as_slice().into()).unwrap();
+    let error = router.forward(&naming("local"), &request).await.err().unwrap();
     assert!(matches!(error.last().unwrap().error, ModelError::Unfit { .. }), "{error}");
+}
+
+#[test]
+fn names_are_told_to_those_whom_they_lead_somewhere() {
+    let tenant = Uuid::from_u128(9);
+    let routes = format!(
+        r#"
+        embed = {{}}
+        answer = {{ backends = ["away"] }}
+        answer_by_name = {{ deep = {{ backends = ["here"] }}, empty = {{ backends = ["away"] }} }}
+        answer_rules = [
+            {{ route = "deep", models = ["theirs"], tenants = ["{tenant}"] }},
+            {{ route = "deep", models = ["german"], languages = ["deu"] }},
+            {{ route = "deep", models = ["lawyer"], collections = ["law"] }},
+            {{ route = "empty", models = ["nothing"] }},
+        ]
+        "#
+    );
+    let routes: config::Routes = toml::from_str(&routes).unwrap();
+    let here = BackendSpec::local(Fixed::answering("here") as Arc<dyn Generator>);
+    let router = AnswerRouter::with_routes(vec![here], &routes);
+    assert_eq!(router.models_for(Uuid::nil()), ["here", "deep", "german"]);
+    assert_eq!(router.models_for(tenant), ["here", "deep", "german", "theirs"]);
+    assert_eq!(
+        router.models(),
+        ["here", "deep", "default", "empty", "german", "lawyer", "nothing", "theirs"]
+    );
 }

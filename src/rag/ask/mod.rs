@@ -26,9 +26,10 @@ use super::{
     answer_cache::CacheKey,
     injection::is_visible,
     search::{SearchRequest, check_query},
+    usage::Charge,
 };
 use crate::{
-    models::{Message, ModelError, Usage, router::Attempt},
+    models::{Message, ModelError, router::Attempt},
     store::{Filter, FoundPassage, SearchEffort},
 };
 use run::{Replay, Run};
@@ -154,7 +155,8 @@ pub struct Answer {
     pub citations: Vec<Citation>,
     /// The backend that answered.
     pub model: String,
-    pub usage: Usage,
+    /// What the caller is charged for what backends read and wrote.
+    pub usage: Charge,
     /// Backends that failed before.
     pub attempts: Vec<Attempt>,
     /// What a reader should know, such as sentences left out.
@@ -208,7 +210,13 @@ impl Rag {
     /// What is wrong with the request, or with the database, is this function's
     /// error; afterwards the extractive answer stands in for a failed model.
     pub async fn ask(&self, request: AskRequest) -> Result<AskStream, RagError> {
-        let started = Instant::now();
+        let k = self.check_ask(&request)?;
+        self.ledger().admit(request.caller).await?;
+        self.answer(request, k).await
+    }
+
+    /// The passages to read for a request that is in order.
+    pub(super) fn check_ask(&self, request: &AskRequest) -> Result<usize, RagError> {
         check_query("question", &request.question)?;
         if !request.question.contains(is_visible) {
             return Err(RagError::Invalid("question: holds no visible character".into()));
@@ -220,6 +228,12 @@ impl Rag {
         if let Some(model) = request.model.as_deref().filter(|model| *model != EXTRACTIVE) {
             self.check_backend(model)?;
         }
+        Ok(k)
+    }
+
+    /// Answers a question that was found good, of a caller who was admitted.
+    pub(super) async fn answer(&self, request: AskRequest, k: usize) -> Result<AskStream, RagError> {
+        let started = Instant::now();
         let found = self
             .find(&SearchRequest {
                 caller: request.caller,
@@ -257,7 +271,7 @@ impl Rag {
     }
 
     fn check_backend(&self, model: &str) -> Result<(), RagError> {
-        let known: Vec<String> = self.answers.models().into_iter().map(|(name, _)| name).collect();
+        let known = self.answers.models();
         if known.iter().any(|name| name == model) {
             return Ok(());
         }

@@ -1,7 +1,5 @@
 //! The passages of one question, as they are read: by models, and to check what models write.
 
-use std::time::{Duration, Instant};
-
 use super::{
     NumberedPassage, PassageUse, Use,
     context::{duplicates, fit},
@@ -28,22 +26,14 @@ pub(super) struct Reading {
     /// For each passage the number of a better one that says the same.
     duplicates: Vec<Option<usize>>,
     pub question_vector: Vec<f32>,
-    ranking: Option<Vec<Quote>>,
-    /// What ranking took.
-    pub rank_time: Option<Duration>,
+    /// The passages' sentences by nearness to the question, once they are ranked.
+    pub ranking: Option<Vec<Quote>>,
 }
 
 impl Reading {
     pub(super) fn new(question: &str, question_vector: Vec<f32>, sources: Vec<NumberedPassage>) -> Self {
         let evidence = Evidence::new(question, sources.iter().map(|source| source.passage.content.as_str()));
-        Self {
-            duplicates: duplicates(&sources),
-            sources,
-            evidence,
-            question_vector,
-            ranking: None,
-            rank_time: None,
-        }
+        Self { duplicates: duplicates(&sources), sources, evidence, question_vector, ranking: None }
     }
 
     pub(super) fn source(&self, n: usize) -> Option<&NumberedPassage> {
@@ -116,30 +106,23 @@ impl Reading {
         own
     }
 
-    /// The passages' sentences by nearness to the question; made once, when first needed.
-    pub(super) async fn ranking(&mut self, embedder: &dyn Embedder) -> Result<&[Quote], RagError> {
-        let ranking = match self.ranking.take() {
-            Some(ranking) => ranking,
-            None => {
-                let started = Instant::now();
-                let passages = self.sources.iter().zip(&self.duplicates).enumerate();
-                let passages: Vec<(usize, &str)> = passages
-                    .filter(|(_, (_, duplicate))| duplicate.is_none())
-                    .map(|(index, (source, _))| (index, source.passage.content.as_str()))
-                    .collect();
-                let ranking = rank(embedder, &self.question_vector, &passages, &self.evidence).await?;
-                self.rank_time = Some(started.elapsed());
-                ranking
-            }
-        };
-        Ok(self.ranking.insert(ranking))
+    /// Ranks the passages' sentences; returns the tokens that the embedder read.
+    pub(super) async fn rank(&mut self, embedder: &dyn Embedder) -> Result<usize, RagError> {
+        let passages = self.sources.iter().zip(&self.duplicates).enumerate();
+        let passages: Vec<(usize, &str)> = passages
+            .filter(|(_, (_, duplicate))| duplicate.is_none())
+            .map(|(index, (source, _))| (index, source.passage.content.as_str()))
+            .collect();
+        let (ranking, tokens) = rank(embedder, &self.question_vector, &passages, &self.evidence).await?;
+        self.ranking = Some(ranking);
+        Ok(tokens)
     }
 
-    /// Whether the words that support a sentence have to do with the question.
+    /// Whether the words that support a sentence have to do with the question, by the ranking.
     ///
     /// A small model copies true sentences that answer something else.
-    pub(super) async fn is_relevant(&mut self, support: &Support, embedder: &dyn Embedder) -> bool {
-        let Ok(ranking) = self.ranking(embedder).await else { return true };
+    pub(super) fn is_relevant(&self, support: &Support) -> bool {
+        let ranking = self.ranking.as_deref().unwrap_or_default();
         let best = ranking.first().map_or(0.0, |quote| quote.score);
         let score = ranking
             .iter()

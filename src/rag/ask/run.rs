@@ -1,9 +1,6 @@
 //! One question being answered.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::{sync::mpsc, time::timeout_at};
@@ -18,7 +15,7 @@ use super::{
 };
 use crate::{
     models::{
-        Embedder, GeneratedPart, Generator, Usage,
+        GeneratedPart, Generator,
         router::{Attempt, RouteError, Routed, Selector},
     },
     rag::{
@@ -53,7 +50,6 @@ pub(super) struct Run {
     draft: Draft,
     started: Instant,
     deadline: tokio::time::Instant,
-    usage: Usage,
     attempts: Vec<Attempt>,
     context: Vec<PassageUse>,
     explanation: Explanation,
@@ -98,7 +94,6 @@ impl Run {
             rag,
             request,
             started,
-            usage: Usage::default(),
             attempts: Vec::new(),
             explanation,
             account,
@@ -164,7 +159,6 @@ impl Run {
                 Generation::Nothing
             }
         };
-        self.explanation.stages.extend(self.reading.rank_time.take().map(|time| ("rank sentences", time)));
         self.explanation.stages.push(("generate and check", started.elapsed()));
         Ok(outcome)
     }
@@ -197,18 +191,11 @@ impl Run {
                     break;
                 }
             };
-            match part {
-                GeneratedPart::Text(text) => {
-                    self.account.write(&text);
-                    for sentence in reader.push(&text) {
-                        if let Some(end) = self.accept(sentence, &routed.backend).await? {
-                            return Ok(end);
-                        }
-                    }
-                }
-                GeneratedPart::Usage(usage) => {
-                    self.account.told(usage);
-                    self.usage = usage;
+            self.account.count(&part);
+            let GeneratedPart::Text(text) = part else { continue };
+            for sentence in reader.push(&text) {
+                if let Some(end) = self.accept(sentence, &routed.backend).await? {
+                    return Ok(end);
                 }
             }
         }
@@ -273,25 +260,28 @@ impl Run {
     }
 
     async fn is_relevant(&mut self, support: &Support) -> bool {
-        match self.embedder().await {
-            Ok(embedder) => self.reading.is_relevant(support, embedder.as_ref()).await,
-            Err(_) => true,
+        self.rank().await.is_err() || self.reading.is_relevant(support)
+    }
+
+    /// Sorts the passages' sentences by nearness to the question, the first time, and charges for it.
+    async fn rank(&mut self) -> Result<(), RagError> {
+        if self.reading.ranking.is_none() {
+            let started = Instant::now();
+            let embedder = self.rag.embedder_of(&self.collection).await?;
+            let tokens = self.reading.rank(embedder.as_ref()).await?;
+            self.account.embedded(&embedder.space().model, tokens);
+            self.explanation.stages.push(("rank sentences", started.elapsed()));
         }
+        Ok(())
     }
 
     /// The answer in the documents' own words.
     async fn extract(&mut self) -> Result<(), CallerLeft> {
-        let ranking = match self.embedder().await {
-            Ok(embedder) => self.reading.ranking(embedder.as_ref()).await.map(quotes),
-            Err(error) => Err(error),
-        };
-        self.explanation.stages.extend(self.reading.rank_time.take().map(|time| ("rank sentences", time)));
         self.context = self.reading.all_read();
-        let found = match ranking {
-            Ok(found) => found,
-            Err(error) => return self.draft.send_error(error).await,
-        };
-        for quote in found {
+        if let Err(error) = self.rank().await {
+            return self.draft.send_error(error).await;
+        }
+        for quote in quotes(self.reading.ranking.as_deref().unwrap_or_default()) {
             let separator = if self.draft.text.is_empty() { "" } else { " " };
             let Some(source) = self.reading.source(quote.passage + 1) else { continue };
             let words = self.reading.plain(&source.passage.content[quote.range.clone()]);
@@ -308,10 +298,6 @@ impl Run {
         self.finish(Method::Extractive, EXTRACTIVE.into()).await
     }
 
-    async fn embedder(&self) -> Result<Arc<dyn Embedder>, RagError> {
-        self.rag.embedder_of(&self.collection).await
-    }
-
     /// Only where nothing was written before.
     async fn abstain(&mut self, model: String) -> Result<(), CallerLeft> {
         self.draft.write("", ABSTENTION, &[], &[]).await?;
@@ -324,8 +310,8 @@ impl Run {
             text: std::mem::take(&mut self.draft.text),
             method,
             citations: std::mem::take(&mut self.draft.citations),
+            usage: self.account.close(&model),
             model,
-            usage: self.usage,
             attempts: std::mem::take(&mut self.attempts),
             notes: std::mem::take(&mut self.draft.notes),
             context: std::mem::take(&mut self.context),
@@ -334,9 +320,8 @@ impl Run {
             explanation: self.request.explain.then(|| std::mem::take(&mut self.explanation)),
         };
         self.remember(&answer);
-        let cost_nano = self.account.close(&answer.model);
         let (caller, question) = (self.request.caller, &self.request.question);
-        self.rag.record_answer(caller, &self.collection, question, &answer, cost_nano).await;
+        self.rag.record_answer(caller, &self.collection, question, &answer).await;
         self.draft.send(AskEvent::Done(Box::new(answer))).await
     }
 
@@ -366,9 +351,9 @@ pub(super) struct Replay {
 impl Replay {
     /// Records it as an answer of its own and sends its events.
     pub(super) async fn send(self, rag: Rag, request: AskRequest, found: SearchOutcome) {
-        let cost_nano = Account::open(&rag, request.caller, &found).close(&self.answer.model);
-        let answer = Answer { id: Uuid::now_v7(), elapsed: self.started.elapsed(), ..self.answer };
-        rag.record_answer(request.caller, &found.collection, &request.question, &answer, cost_nano).await;
+        let usage = Account::open(&rag, request.caller, &found).close(&self.answer.model);
+        let answer = Answer { id: Uuid::now_v7(), usage, elapsed: self.started.elapsed(), ..self.answer };
+        rag.record_answer(request.caller, &found.collection, &request.question, &answer).await;
         let cited = answer.citations.clone().into_iter().map(AskEvent::Citation);
         let text = AskEvent::Delta(answer.text.clone());
         let events = [AskEvent::Sources(self.sources), text].into_iter().chain(cited);

@@ -5,7 +5,11 @@ use crate::{
         GenerateRequest, Generator, Message, ModelError,
         router::{RouteError, Routed, Selector},
     },
-    rag::{Caller, Rag, RagError, ask::Writing},
+    rag::{
+        Caller, Rag, RagError,
+        ask::Writing,
+        usage::{Meter, Operation},
+    },
 };
 
 /// Tokens that a chat template adds around a message, amply.
@@ -28,6 +32,7 @@ impl Rag {
     pub async fn converse(&self, request: LocalRequest) -> Result<Routed<()>, RagError> {
         let LocalRequest { caller, model, messages, writing } = request;
         let question = super::conversation::Conversation::of(messages.clone())?.question;
+        self.ledger().admit(caller).await?;
         let selector = Selector {
             model: Some(&model),
             tenant: Some(caller.tenant.0),
@@ -37,7 +42,8 @@ impl Rag {
         let max_tokens = writing.max_tokens.unwrap_or(self.catalog.ask.max_answer_tokens);
         let plan = |backend: &dyn Generator| {
             let count = |message: &Message| backend.count_tokens(&message.text) + TEMPLATE_TOKENS;
-            let tokens = max_tokens + messages.iter().map(count).sum::<usize>();
+            let prompt_tokens = messages.iter().map(count).sum::<usize>();
+            let tokens = max_tokens + prompt_tokens;
             let context = backend.context_tokens();
             if tokens > context {
                 let reason = format!("messages and answer take about {tokens} tokens of its {context}");
@@ -51,9 +57,12 @@ impl Rag {
                 seed: writing.seed,
                 stop: writing.stop.clone(),
             };
-            Ok((request, ()))
+            Ok((request, prompt_tokens))
         };
-        self.answers.generate(&selector, plan).await.map_err(|error| told(&error))
+        let Routed { backend, plan: prompt_tokens, attempts, stream } =
+            self.answers.generate(&selector, plan).await.map_err(|error| told(&error))?;
+        let meter = Meter::begin(self.ledger(), caller, Operation::Chat, &backend, prompt_tokens);
+        Ok(Routed { backend, plan: (), attempts, stream: meter.watch(stream) })
     }
 }
 

@@ -7,15 +7,18 @@
 
 mod conversation;
 mod direct;
+mod pass_on;
 mod rewrite;
 
 pub use direct::LocalRequest;
+pub use pass_on::PassOnError;
 
 use super::{
     Caller, DEFAULT_COLLECTION, Rag, RagError,
     ask::{AskRequest, AskStream, Writing},
+    usage::Charge,
 };
-use crate::models::{Message, Usage, router::Selector};
+use crate::models::{Message, router::Selector};
 use conversation::Conversation;
 
 /// The model that answers from documents, as clients name it; `ragway/<collection>` is of another collection.
@@ -45,8 +48,8 @@ pub struct Chat {
 pub struct Standalone {
     pub text: String,
     pub made: Made,
-    /// Tokens of the model that rewrote it.
-    pub usage: Usage,
+    /// What the caller is charged for the rewriting.
+    pub usage: Charge,
 }
 
 /// How a standalone question came to be.
@@ -69,25 +72,26 @@ impl Rag {
         let ChatRequest { caller, collection, messages, writing } = request;
         let Conversation { style, history, question } = Conversation::of(messages)?;
         let (style, left_out) = conversation::fitting(style);
+        self.ledger().admit(caller).await?;
         // A rule that keeps a collection's or a tenant's questions with one backend holds for this one too.
         let selector = Selector {
             collection: Some(collection.as_deref().unwrap_or(DEFAULT_COLLECTION)),
             tenant: Some(caller.tenant.0),
             ..Selector::default()
         };
-        let question = rewrite::standalone(self, selector, &history, question).await;
-        let events = self
-            .ask(AskRequest {
-                caller,
-                collection,
-                question: question.text.clone(),
-                k: None,
-                filter: None,
-                model: None,
-                explain: false,
-                writing: Writing { style, ..writing },
-            })
-            .await?;
+        let question = rewrite::standalone(self, caller, selector, &history, question).await;
+        let request = AskRequest {
+            caller,
+            collection,
+            question: question.text.clone(),
+            k: None,
+            filter: None,
+            model: None,
+            explain: false,
+            writing: Writing { style, ..writing },
+        };
+        let k = self.check_ask(&request)?;
+        let events = self.answer(request, k).await?;
         Ok(Chat { question, notes: left_out.into_iter().collect(), events })
     }
 }

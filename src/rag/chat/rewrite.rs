@@ -13,8 +13,12 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::{Made, Standalone, conversation::Turn};
 use crate::{
-    models::{GenerateRequest, GeneratedPart, Generator, ModelError, Usage, router::Selector},
-    rag::{Rag, search::check_query},
+    models::{GenerateRequest, GeneratedPart, Generator, ModelError, router::Selector},
+    rag::{
+        Caller, Rag,
+        search::check_query,
+        usage::{Charge, Meter, Operation},
+    },
 };
 
 /// Longest wait for a backend's version.
@@ -78,24 +82,24 @@ const CHINESE_REFERENCES: &[&str] = &["它", "他", "她", "这", "那里", "那
 /// quality, not the answer.
 pub(super) async fn standalone(
     rag: &Rag,
+    caller: Caller,
     selector: Selector<'_>,
     history: &[Turn],
     question: String,
 ) -> Standalone {
-    let as_asked = Standalone { text: question, made: Made::AsAsked, usage: Usage::default() };
+    let as_asked = Standalone { text: question, made: Made::AsAsked, usage: Charge::default() };
     if !history.iter().any(|turn| turn.by_user) || !is_follow_up(&as_asked.text) {
         return as_asked;
     }
     let question = as_asked.text.as_str();
-    let mut usage = Usage::default();
-    match timeout(DEADLINE, written(rag, selector, history, question)).await {
-        Ok(Ok((backend, text, used))) => {
-            usage = used;
-            match usable(&text, history, question) {
-                Some(text) => return Standalone { text, made: Made::Rewritten(backend), usage },
-                None => tracing::debug!(backend, "a rewritten question was not usable"),
-            }
-        }
+    let mut meter = None;
+    let written = timeout(DEADLINE, written(rag, caller, selector, history, question, &mut meter)).await;
+    let usage = meter.map_or_else(Charge::default, Meter::close);
+    match written {
+        Ok(Ok((backend, text))) => match usable(&text, history, question) {
+            Some(text) => return Standalone { text, made: Made::Rewritten(backend), usage },
+            None => tracing::debug!(backend, "a rewritten question was not usable"),
+        },
         Ok(Err(reason)) => tracing::debug!(reason, "no backend rewrote a question"),
         Err(_) => tracing::debug!("no backend rewrote a question in time"),
     }
@@ -105,34 +109,38 @@ pub(super) async fn standalone(
     }
 }
 
-/// Name of the backend, what it wrote, and its tokens.
+/// Name of the backend, and what it wrote; `meter` counts it, also where it does not come to an end.
 async fn written(
     rag: &Rag,
+    caller: Caller,
     selector: Selector<'_>,
     history: &[Turn],
     question: &str,
-) -> Result<(String, String, Usage), String> {
-    let plan =
-        |backend: &dyn Generator| request(rag, history, question, backend).map(|request| (request, ()));
+    meter: &mut Option<Meter>,
+) -> Result<(String, String), String> {
+    let plan = |backend: &dyn Generator| request(rag, history, question, backend);
     let selector = Selector { question, ..selector };
     let routed = rag.answers.generate(&selector, plan).await.map_err(|error| error.to_string())?;
-    let (mut stream, mut text, mut usage) = (routed.stream, String::new(), Usage::default());
+    let begun = Meter::begin(rag.ledger(), caller, Operation::Rewrite, &routed.backend, routed.plan);
+    let meter = meter.insert(begun.beside());
+    let (mut stream, mut text) = (routed.stream, String::new());
     while let Some(part) = stream.next().await {
-        match part.map_err(|error| error.to_string())? {
-            GeneratedPart::Text(more) => text.push_str(&more),
-            GeneratedPart::Usage(used) => usage = used,
+        let part = part.map_err(|error| error.to_string())?;
+        meter.count(&part);
+        if let GeneratedPart::Text(more) = part {
+            text.push_str(&more);
         }
     }
-    Ok((routed.backend, text, usage))
+    Ok((routed.backend, text))
 }
 
-/// As much of the conversation, its end first, as fits the backend's context.
+/// As much of the conversation, its end first, as fits the backend's context, and its tokens.
 fn request(
     rag: &Rag,
     history: &[Turn],
     question: &str,
     backend: &dyn Generator,
-) -> Result<GenerateRequest, ModelError> {
+) -> Result<(GenerateRequest, usize), ModelError> {
     let shown: Vec<(&str, String)> = history[history.len().saturating_sub(TURNS)..]
         .iter()
         .map(|turn| {
@@ -145,8 +153,10 @@ fn request(
         let messages = rag.prompts.rewrite(&shown[first..], question).map_err(|error| {
             ModelError::Failed { model: backend.name().to_owned(), reason: error.to_string() }
         })?;
-        if messages.iter().map(|message| backend.count_tokens(&message.text)).sum::<usize>() <= room {
-            return Ok(GenerateRequest { messages, max_tokens: MAX_TOKENS, ..GenerateRequest::default() });
+        let tokens = messages.iter().map(|message| backend.count_tokens(&message.text)).sum();
+        if tokens <= room {
+            let request = GenerateRequest { messages, max_tokens: MAX_TOKENS, ..GenerateRequest::default() };
+            return Ok((request, tokens));
         }
     }
     let reason = "the question does not fit its context".to_owned();

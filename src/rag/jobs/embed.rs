@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Work, from_stored, to_stored};
+use super::{Work, caller_of, from_stored, to_stored};
 use crate::{
     config::EmbeddingSpace,
     models::{Embeddings, Lane, ModelError, TextRole},
@@ -61,7 +61,7 @@ impl Rag {
         let space = self.space(choice).await?.id;
         self.ledger().admit(caller).await?;
         check_texts(&texts, self.catalog.http.max_texts)?;
-        self.enqueue(caller.tenant, Work::Embed(EmbedWork { texts, space })).await
+        self.enqueue(caller, Work::Embed(EmbedWork { texts, space })).await
     }
 
     pub(super) async fn perform_embed(&self, job: &ClaimedJob, work: EmbedWork) -> Result<Vec<u8>, RagError> {
@@ -74,13 +74,13 @@ impl Rag {
         while let Some(texts) = work.texts.get(first..).filter(|left| !left.is_empty()) {
             let texts = &texts[..texts.len().min(STEP_TEXTS)];
             let embeddings = embedder.embed(texts.to_vec(), TextRole::Passage, Lane::Bulk).await?;
-            let tokens = Tokens { embedded: embeddings.tokens.iter().sum(), ..Tokens::default() };
-            self.ledger().record_beside(
-                job.lease.tenant.into(),
-                Operation::Embed,
-                &embedder.space().model,
-                tokens,
-            );
+            let tokens = Tokens::embedded(embeddings.tokens.iter().sum());
+            let (caller, model) = (caller_of(job), &embedder.space().model);
+            // All steps are one request.
+            match first {
+                0 => self.ledger().record(caller, Operation::Embed, model, tokens),
+                _ => self.ledger().record_beside(caller, Operation::Embed, model, tokens),
+            }
             let next = first + texts.len();
             let outcome = to_stored(&StoredVectors::new(&embeddings, first))?;
             let (position, done) = (first as i64, next as i64);

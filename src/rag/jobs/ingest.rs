@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Work, from_stored, to_stored};
+use super::{Work, caller_of, from_stored, to_stored};
 use crate::{
     rag::{
         Caller, Rag, RagError,
@@ -96,7 +96,7 @@ impl Rag {
             *document = self.checked(std::mem::take(document)).await?;
         }
         let documents = documents.into_iter().map(StoredFile::try_from).collect::<Result<_, _>>()?;
-        self.enqueue(caller.tenant, Work::Ingest(IngestWork { collection: collection.name, documents })).await
+        self.enqueue(caller, Work::Ingest(IngestWork { collection: collection.name, documents })).await
     }
 
     pub(super) async fn perform_ingest(
@@ -120,8 +120,7 @@ impl Rag {
     ) -> Result<(), RagError> {
         let name = file.name.clone().or_else(|| file.title.clone());
         let step = DocumentStep { lease: &job.lease, position, total: job.total, outcome: &stored_outcome };
-        let stored =
-            self.ingest_recorded(job.lease.tenant.into(), Some(collection), file.into(), Some(&step)).await;
+        let stored = self.ingest_recorded(caller_of(job), Some(collection), file.into(), Some(&step)).await;
         let Err(error) = stored else { return Ok(()) };
         let fault = DocumentFault::of(&error).ok_or(error)?;
         let (fault, detail) = fault;

@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use self::{embed::EmbedWork, ingest::IngestWork};
-use super::{Rag, RagError, embed::Embedded};
+use super::{Caller, Rag, RagError, embed::Embedded};
 use crate::store::{ClaimedJob, Job, JobState, NewJob, TenantId};
 
 /// What a job is to do.
@@ -113,8 +113,8 @@ impl Rag {
         Ok(self.store.cancel_job(tenant, id).await?.ok_or(RagError::UnknownTask(id))?.into())
     }
 
-    /// Queues a job and wakes a worker of this replica.
-    pub(super) async fn enqueue(&self, tenant: TenantId, work: Work) -> Result<Uuid, RagError> {
+    /// Queues a job, which is charged to the caller, and wakes a worker of this replica.
+    pub(super) async fn enqueue(&self, caller: Caller, work: Work) -> Result<Uuid, RagError> {
         let total = i64::try_from(work.items()).unwrap_or(i64::MAX);
         let settings = self.job_settings.clone();
         let most = match work {
@@ -125,8 +125,15 @@ impl Rag {
         let (kind, payload) =
             // Megabytes of texts: not on a thread that serves requests.
             tokio::task::spawn_blocking(move || work.to_payload().map(|payload| (work.kind(), payload))).await??;
-        let job = NewJob { kind, payload, total, max_attempts: settings.max_attempts, keep: settings.keep() };
-        let id = self.store.enqueue_job(tenant, &job, most).await?;
+        let job = NewJob {
+            key: caller.key,
+            kind,
+            payload,
+            total,
+            max_attempts: settings.max_attempts,
+            keep: settings.keep(),
+        };
+        let id = self.store.enqueue_job(caller.tenant, &job, most).await?;
         self.job_added.notify_one();
         Ok(id)
     }
@@ -171,6 +178,11 @@ impl From<Job> for Task {
             elapsed,
         }
     }
+}
+
+/// Who asked for a job.
+fn caller_of(job: &ClaimedJob) -> Caller {
+    Caller { tenant: job.lease.tenant, key: job.key }
 }
 
 /// The form in which payloads, outcomes and results are stored: JSON, which a later version can add to.

@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use crate::{
     config::EmbeddingSpace,
-    rag::{Rag, RagError, extract::Format, ingest::Content, usage::Operation},
+    rag::{Caller, Rag, RagError, extract::Format, ingest::Content, usage::Operation},
     store::{
         ClaimedJob, Collection, JobStep, Lease, OtherSpace, OtherState, Previous, SpaceProgress, SpaceSwitch,
-        StoreError, TenantId,
+        StoreError,
     },
 };
 
-use super::{Performed, to_stored};
+use super::{Performed, caller_of, to_stored};
 
 /// Longer than a transaction that stores a document.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -48,7 +48,8 @@ impl Rag {
         job: &ClaimedJob,
         work: ReembedWork,
     ) -> Result<Performed, RagError> {
-        let tenant = job.lease.tenant;
+        let caller = caller_of(job);
+        let tenant = caller.tenant;
         loop {
             let collection = match self.store.collection(tenant, &work.collection).await {
                 Err(StoreError::UnknownCollection(_)) => return Ok(Performed::Whole(Vec::new())),
@@ -56,7 +57,7 @@ impl Rag {
             };
             match &collection.other {
                 Some(OtherSpace { space, state: OtherState::Filling, .. }) => {
-                    self.fill_and_switch(tenant, &collection, space, &job.lease).await?;
+                    self.fill_and_switch(caller, &collection, space, &job.lease).await?;
                 }
                 _ if self.store.delete_retired(tenant, &collection).await? => {}
                 // A replica of an earlier version writes to one space only. When it looked the
@@ -65,7 +66,7 @@ impl Rag {
                     return match self.longest_request().checked_sub(*age) {
                         Some(pause) => Ok(Performed::UpTo(pause + MOMENT)),
                         None => {
-                            self.fill(tenant, &collection, &collection.space, None).await?;
+                            self.fill(caller, &collection, &collection.space, None).await?;
                             ended(&collection)
                         }
                     };
@@ -77,13 +78,13 @@ impl Rag {
 
     async fn fill_and_switch(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         collection: &Collection,
         space: &EmbeddingSpace,
         lease: &Lease,
     ) -> Result<(), RagError> {
-        self.fill(tenant, collection, space, Some(lease)).await?;
-        let switch = self.store.switch_space(tenant, collection, space, Previous::Keep).await?;
+        self.fill(caller, collection, space, Some(lease)).await?;
+        let switch = self.store.switch_space(caller.tenant, collection, space, Previous::Keep).await?;
         if switch == SpaceSwitch::Done {
             let Collection { name, space: from, .. } = collection;
             tracing::info!("collection {name} went over from {} to {}", from.id, space.id);
@@ -92,14 +93,15 @@ impl Rag {
     }
 
     /// Embeds what has no passages in the space yet, and records the progress of the job that does
-    /// it. Ends early when the space is given up.
+    /// it. Ends early when the space is given up. The caller is charged.
     pub(in crate::rag) async fn fill(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         collection: &Collection,
         space: &EmbeddingSpace,
         lease: Option<&Lease>,
     ) -> Result<(), RagError> {
+        let tenant = caller.tenant;
         let mut progress = self.store.space_progress(tenant, collection, space).await?;
         let mut after = Uuid::nil();
         loop {
@@ -107,7 +109,7 @@ impl Rag {
             let Some(last) = page.last() else { return Ok(()) };
             after = *last;
             for id in page {
-                if !self.fill_document(tenant, collection, space, id).await? {
+                if !self.fill_document(caller, collection, space, id).await? {
                     return Ok(());
                 }
                 progress.done += 1;
@@ -127,11 +129,12 @@ impl Rag {
     /// Embeds one document into the space; `false`: the collection does not hold the space any more.
     async fn fill_document(
         &self,
-        tenant: TenantId,
+        caller: Caller,
         collection: &Collection,
         space: &EmbeddingSpace,
         id: Uuid,
     ) -> Result<bool, RagError> {
+        let tenant = caller.tenant;
         let Some(text) = self.store.stored_text(tenant, id).await? else { return Ok(true) };
         let image = text.image.clone().map(Bytes::from);
         let content = match (&image, Format::from_media_type(&text.format)) {
@@ -147,7 +150,7 @@ impl Rag {
             }
         };
         let (passages, tokens) = self.embedded_passages(collection, space, &content).await?;
-        self.ledger().record(tenant.into(), Operation::Reembed, &space.model, tokens);
+        self.ledger().record(caller, Operation::Reembed, &space.model, tokens);
         if passages.is_empty() {
             let model = &space.model;
             return Err(RagError::Reembedding(format!("document {id} gives no passages for {model}")));

@@ -4,24 +4,24 @@ use std::time::{Duration, Instant};
 
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared, join, join_all},
+    future::{join, join_all},
 };
 use tokio::task::JoinSet;
 
 use super::{Performed, Work};
 use crate::{
     models::ModelError,
-    rag::{Rag, RagError},
+    rag::{
+        Rag, RagError,
+        sweep::{Stop, jittered, sweep},
+    },
     store::{ClaimedJob, Lease, Retry, StoreError},
 };
 
 /// Between two attempts to reach a database that is away.
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
-/// How often expired jobs are removed, and how many at once.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Expired jobs that are removed at once.
 const SWEEP_PORTION: i64 = 200;
-
-type Stop = Shared<BoxFuture<'static, ()>>;
 
 impl Rag {
     /// Works on jobs of all replicas until `stop` is done; gives back what it has not finished.
@@ -30,7 +30,8 @@ impl Rag {
     pub async fn run_jobs(self, stop: impl Future<Output = ()> + Send + 'static) {
         let stop: Stop = stop.boxed().shared();
         let workers = (0..self.job_settings.workers).map(|_| self.work(stop.clone()));
-        join(join_all(workers), self.sweep(stop.clone())).await;
+        let expired = sweep("expired jobs", SWEEP_PORTION, stop.clone(), |most| self.store.sweep_jobs(most));
+        join(join_all(workers), expired).await;
     }
 
     async fn work(&self, stop: Stop) {
@@ -160,23 +161,6 @@ impl Rag {
             }
         }
     }
-
-    async fn sweep(&self, stop: Stop) {
-        while stop.peek().is_none() {
-            let more = match self.store.sweep_jobs(SWEEP_PORTION).await {
-                Ok(removed) => removed == SWEEP_PORTION as u64,
-                Err(error) => {
-                    tracing::debug!(%error, "expired jobs could not be removed: {error}");
-                    false
-                }
-            };
-            let pause = if more { DATABASE_PAUSE } else { jittered(SWEEP_INTERVAL) };
-            tokio::select! {
-                () = stop.clone() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
 }
 
 /// What a client may read of an error; the whole of it is in the log.
@@ -185,9 +169,4 @@ fn shown(error: &RagError) -> String {
         true => "something failed inside ragway; its log has the cause under this task's id".into(),
         false => error.to_string(),
     }
-}
-
-/// Replicas that start together do not ask together.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.75..1.25))
 }

@@ -1,11 +1,17 @@
 //! Tokens and cost of each caller, and what a caller may still use.
 //!
+//! Who is refused is asked before any model is ([`Ledger::admit`]); what a model read and wrote is
+//! charged afterwards, by what it says of it, else by an estimate, which is told apart.
+//!
 //! Counts are added up in memory, so that a request writes nothing for them, and
 //! go to the database every few seconds and when ragway stops. A replica that is
 //! killed loses what it had not written.
 
+mod meter;
 mod quota;
 
+pub use meter::Charge;
+pub(super) use meter::Meter;
 pub use quota::{Allowance, QuotaExceeded};
 
 use std::{
@@ -14,11 +20,15 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::join};
 use time::{Date, OffsetDateTime};
 use tokio::sync::OnceCell;
 
 use self::quota::{Spent, Subject};
-use super::{Caller, Rag, RagError};
+use super::{
+    Caller, Rag, RagError,
+    sweep::{Stop, sweep},
+};
 use crate::{
     config::{Catalog, LlmEntry, Price, Quota},
     store::{Store, StoreError, TenantId, UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSum},
@@ -26,8 +36,7 @@ use crate::{
 
 /// Longest time that a report is of, in days.
 const MAX_DAYS: i64 = 400;
-/// How often old answers are removed, in flushes, and how many at once.
-const SWEEP_EVERY: u32 = 200;
+/// Old answers that are removed at once.
 const SWEEP_PORTION: i64 = 500;
 
 /// What tokens are used for.
@@ -36,9 +45,11 @@ pub enum Operation {
     Embed,
     Search,
     Ask,
+    /// A question is made whole, with the conversation before it, to be asked.
+    Rewrite,
     Ingest,
     Reembed,
-    /// A conversation that is passed on to a backend.
+    /// A backend goes on with a conversation, without documents.
     Chat,
     Rerank,
 }
@@ -50,6 +61,7 @@ impl Operation {
             Operation::Embed => "embed",
             Operation::Search => "search",
             Operation::Ask => "ask",
+            Operation::Rewrite => "rewrite",
             Operation::Ingest => "ingest",
             Operation::Reembed => "reembed",
             Operation::Chat => "chat",
@@ -64,6 +76,8 @@ pub struct Tokens {
     pub embedded: usize,
     pub prompt: usize,
     pub completion: usize,
+    /// Whether these numbers are ragway's own guess.
+    pub estimated: bool,
 }
 
 /// What was used from one day to another, both included.
@@ -79,7 +93,8 @@ pub struct UsageReport {
 /// What this replica has counted since it started.
 #[derive(Debug, Clone, Default)]
 pub struct LedgerTotals {
-    pub by_backend: HashMap<(TenantId, String), UsageCounts>,
+    /// By tenant, operation and backend.
+    pub counts: HashMap<(TenantId, &'static str, String), UsageCounts>,
     /// Requests that a quota refused.
     pub refused: u64,
 }
@@ -118,9 +133,9 @@ impl Ledger {
         }
     }
 
-    /// Counts a request of a caller that this backend served; what it cost is returned, in billionths.
-    pub fn record(&self, caller: Caller, operation: Operation, backend: &str, tokens: Tokens) -> i64 {
-        self.add(caller, operation, backend, 1, tokens)
+    /// Counts a request of a caller that this backend served.
+    pub fn record(&self, caller: Caller, operation: Operation, backend: &str, tokens: Tokens) {
+        self.add(caller, operation, backend, 1, tokens);
     }
 
     /// Counts what a request used beside the backend that [`Ledger::record`] names.
@@ -128,6 +143,7 @@ impl Ledger {
         self.add(caller, operation, backend, 0, tokens);
     }
 
+    /// What it cost is returned, in billionths.
     fn add(&self, caller: Caller, operation: Operation, backend: &str, requests: i64, tokens: Tokens) -> i64 {
         let cost_nano = self.prices.get(backend).map_or(0, |price| cost_nano(*price, tokens));
         let counts = UsageCounts {
@@ -135,6 +151,7 @@ impl Ledger {
             embed_tokens: whole(tokens.embedded),
             prompt_tokens: whole(tokens.prompt),
             completion_tokens: whole(tokens.completion),
+            estimated_tokens: if tokens.estimated { whole(tokens.total()) } else { 0 },
             cost_nano,
         };
         let account = UsageAccount {
@@ -145,7 +162,8 @@ impl Ledger {
             backend: backend.to_owned(),
         };
         let mut books = self.books();
-        *books.totals.by_backend.entry((caller.tenant, backend.to_owned())).or_default() += counts;
+        let use_of = (caller.tenant, account.operation, backend.to_owned());
+        *books.totals.counts.entry(use_of).or_default() += counts;
         if !self.quotas.is_empty() {
             books.spend(caller, account.day, counts);
         }
@@ -206,12 +224,23 @@ impl Ledger {
     }
 }
 
-/// In billionths.
+/// In billionths. Only answer backends have prices; an embedder may bear the name of one.
 fn cost_nano(price: Price, tokens: Tokens) -> i64 {
-    let input = (tokens.embedded + tokens.prompt) as f64 * price.input_per_million;
+    let input = tokens.prompt as f64 * price.input_per_million;
     let output = tokens.completion as f64 * price.output_per_million;
     // A unit for a million tokens is 1,000 billionths for one.
     ((input + output) * 1000.0).round() as i64
+}
+
+impl Tokens {
+    /// What an embedder read.
+    pub fn embedded(tokens: usize) -> Self {
+        Self { embedded: tokens, ..Self::default() }
+    }
+
+    fn total(self) -> usize {
+        self.embedded + self.prompt + self.completion
+    }
 }
 
 impl Books {
@@ -253,20 +282,21 @@ impl Rag {
     ///
     /// Counts of requests that end after that are for [`Ledger::flush`] to write.
     pub async fn run_accounts(self, stop: impl Future<Output = ()> + Send + 'static) {
-        tokio::pin!(stop);
+        let stop: Stop = stop.boxed().shared();
+        let days = self.catalog.ask.record_days;
+        let old =
+            sweep("old answers", SWEEP_PORTION, stop.clone(), |most| self.store.sweep_answers(days, most));
+        join(self.keep_writing(stop.clone()), old).await;
+    }
+
+    async fn keep_writing(&self, stop: Stop) {
         let pause = Duration::from_millis(self.catalog.usage.flush_ms);
-        for round in 0u32.. {
+        while stop.peek().is_none() {
             if let Err(error) = self.ledger.flush().await {
                 tracing::warn!(%error, "usage stays in memory for now: {error}");
             }
-            if round.is_multiple_of(SWEEP_EVERY)
-                && let Err(error) =
-                    self.store.sweep_answers(self.catalog.ask.record_days, SWEEP_PORTION).await
-            {
-                tracing::debug!(%error, "old answers could not be removed: {error}");
-            }
             tokio::select! {
-                () = &mut stop => return,
+                () = stop.clone() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -298,10 +328,10 @@ mod tests {
     #[test]
     fn a_price_is_for_a_million_tokens() {
         let price = Price { input_per_million: 0.15, output_per_million: 0.6 };
-        let tokens = |prompt, completion| Tokens { prompt, completion, embedded: 0 };
+        let tokens = |prompt, completion| Tokens { prompt, completion, ..Tokens::default() };
         assert_eq!(cost_nano(price, tokens(1, 0)), 150);
         assert_eq!(cost_nano(price, tokens(1_000_000, 1_000_000)), 750_000_000);
-        assert_eq!(cost_nano(price, Tokens { embedded: 2, ..Tokens::default() }), 300);
+        assert_eq!(cost_nano(price, Tokens::embedded(2)), 0, "embedders have no price");
     }
 
     #[test]

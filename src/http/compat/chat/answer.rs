@@ -2,7 +2,6 @@
 
 use actix_web::{HttpResponse, web};
 use futures_util::{StreamExt, future, stream};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
@@ -26,7 +25,7 @@ use crate::{
 pub(super) async fn from_documents(
     gateway: &Gateway,
     caller: Caller,
-    body: Map<String, Value>,
+    body: &[u8],
     collection: Option<String>,
     base: &str,
 ) -> Result<HttpResponse, OpenAiError> {
@@ -45,7 +44,7 @@ pub(super) async fn from_documents(
 pub(super) async fn from_local(
     gateway: &Gateway,
     caller: Caller,
-    body: Map<String, Value>,
+    body: &[u8],
     model: &str,
 ) -> Result<HttpResponse, OpenAiError> {
     let most = gateway.rag.catalog().ask.max_answer_tokens;
@@ -115,10 +114,7 @@ fn end(
     };
     let written = answer.usage.completion_tokens;
     End {
-        usage: Usage {
-            prompt_tokens: answer.usage.prompt_tokens + question.usage.prompt_tokens,
-            completion_tokens: written + question.usage.completion_tokens,
-        },
+        usage: (answer.usage + question.usage).into(),
         finish_reason: finish_reason(answer.method == Method::Generated, written, most_tokens),
         ragway: RagwayExtension {
             model: answer.model,
@@ -155,7 +151,7 @@ fn local_pieces(routed: Routed<()>, notes: Vec<String>, most_tokens: usize) -> P
             Ok(None) => {
                 let finish_reason = finish_reason(true, usage.completion_tokens, most_tokens);
                 let ragway = std::mem::take(&mut ragway);
-                Some(Ok(Piece::End(Box::new(End { usage, finish_reason, ragway }))))
+                Some(Ok(Piece::End(Box::new(End { usage: usage.into(), finish_reason, ragway }))))
             }
             Err(error) => Some(Err(RagError::from(error))),
         })

@@ -1,11 +1,11 @@
 //! What ragway itself reads of a chat completion request.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
-    http::{compat::OpenAiError, error::ApiError},
+    http::{compat::OpenAiError, error::ApiError, extractors::parse_json},
     models::{Message, Speaker},
     rag::ask::Writing,
 };
@@ -112,9 +112,8 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Reads a request; `most_tokens` is what an answer may have.
-    pub fn of(body: Map<String, Value>, most_tokens: usize) -> Result<Self, OpenAiError> {
-        let request: ChatCompletionRequest = serde_json::from_value(Value::Object(body))
-            .map_err(|error| ApiError::invalid(format!("JSON body: {error}")))?;
+    pub fn of(body: &[u8], most_tokens: usize) -> Result<Self, OpenAiError> {
+        let request: ChatCompletionRequest = parse_json(body)?;
         request.check_unsupported()?;
         let mut notes = Vec::new();
         let asked = request.max_completion_tokens.or(request.max_tokens);

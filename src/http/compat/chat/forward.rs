@@ -1,47 +1,50 @@
 //! Requests that an upstream server answers.
 
-use actix_web::{HttpResponse, http::StatusCode, web::Bytes};
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header::ContentType},
+    web::Bytes,
+};
 use futures_util::{StreamExt, stream};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::wire::{RagwayExtension, done, error_event, event, events};
+use super::wire::{RagwayExtension, done, error_event, events};
 use crate::{
     http::{Gateway, compat::OpenAiError, error::ApiError},
     models::{
         ModelError,
-        forward::{Chunk, ForwardError, Forwarded, Refusal},
-        router::{RouteError, RoutedForward, Selector},
+        forward::{Chunk, ForwardError, ForwardRequest, Forwarded, Refusal, Whole, with_member},
+        router::{RouteError, RoutedForward},
     },
-    rag::{Caller, RagError},
+    rag::{Caller, RagError, chat::PassOnError},
 };
 
-/// Passes a request on as it is; the router puts the upstream's model into it.
+/// Passes a request on as it is; the upstream's model is put into it on the way.
 pub(super) async fn pass_on(
     gateway: &Gateway,
     caller: Caller,
-    body: Map<String, Value>,
-    model: &str,
+    request: &ForwardRequest,
 ) -> Result<HttpResponse, OpenAiError> {
-    let question = last_text(&body).to_owned();
-    let selector = Selector {
-        model: Some(model),
-        tenant: Some(caller.tenant.0),
-        question: &question,
-        ..Selector::default()
-    };
-    let routed = gateway.rag.answers().forward(&selector, body).await.map_err(refused)?;
-    let RoutedForward { backend, attempts, reply } = routed;
+    let routed = gateway.rag.pass_on(caller, request).await.map_err(|error| match error {
+        PassOnError::Refused(error) => error.into(),
+        PassOnError::Unanswered(error) => refused(error),
+    })?;
+    let RoutedForward { backend: model, attempts, reply } = routed;
     let attempts = attempts.into_iter().map(Into::into).collect();
-    let extension = json!(RagwayExtension { model: backend, attempts, ..RagwayExtension::default() });
+    let mut extension = RagwayExtension { model, attempts, ..RagwayExtension::default() };
     Ok(match reply {
         Forwarded::Whole(whole) => {
-            let mut completion = serde_json::from_slice(&whole.body).unwrap_or(Value::Null);
-            mend_choices(&mut completion);
-            completion["ragway"] = extension;
-            HttpResponse::Ok().json(completion)
+            if whole.usage().is_none() {
+                extension.notes.push(UNCOUNTED.to_owned());
+            }
+            let Whole { body, mut value } = whole;
+            let mended = mend_choices(&mut value);
+            let body = written(body, value, mended, Some(json!(extension)));
+            HttpResponse::Ok().content_type(ContentType::json()).body(body)
         }
         Forwarded::Stream(chunks) => {
-            let mut relay = Relay { first: None, extension: Some(extension), ended: false };
+            let (wants_usage, extension) = (request.wants_usage(), Some(json!(extension)));
+            let mut relay = Relay { wants_usage, first: None, extension, ended: false };
             let end = stream::iter([None]);
             let lines = chunks.map(Some).chain(end).map(move |chunk| stream::iter(relay.write(chunk)));
             events(lines.flatten())
@@ -49,21 +52,33 @@ pub(super) async fn pass_on(
     })
 }
 
-/// What the user said last, for the rules of routing.
-fn last_text(body: &Map<String, Value>) -> &str {
-    let messages = body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let last =
-        messages.iter().rev().find(|message| message["role"] == "user").map(|message| &message["content"]);
-    let text = match last {
-        Some(Value::Array(parts)) => parts.iter().find_map(|part| part["text"].as_str()),
-        Some(content) => content.as_str(),
-        None => None,
+const UNCOUNTED: &str = "the backend did not count the tokens; an estimate is charged";
+
+/// The server's bytes with what ragway adds. Only where they are `altered`, or have
+/// the member already, are they written anew.
+fn written(bytes: Bytes, mut value: Value, altered: bool, extension: Option<Value>) -> Bytes {
+    let added = match &extension {
+        None if !altered => return bytes,
+        Some(extension) if !altered && value.get(EXTENSION).is_none() => {
+            with_member(&bytes, EXTENSION, extension)
+        }
+        _ => None,
     };
-    text.unwrap_or_default()
+    let bytes = added.unwrap_or_else(|| {
+        if let Some(extension) = extension {
+            value[EXTENSION] = extension;
+        }
+        value.to_string().into_bytes()
+    });
+    bytes.into()
 }
+
+const EXTENSION: &str = "ragway";
 
 /// Chunks of a stream on their way through.
 struct Relay {
+    /// Whether the client asked for the chunk of the usage; the server is always asked.
+    wants_usage: bool,
     /// `id` and `created` of the first chunk, which the others get too.
     first: Option<(Value, Value)>,
     /// Goes with the first choice that ends.
@@ -72,13 +87,14 @@ struct Relay {
 }
 
 impl Relay {
-    /// The events for a chunk; none is the stream's end.
+    /// The event for a chunk, if it gets one; none is the stream's end.
     fn write(&mut self, chunk: Option<Result<Chunk, ForwardError>>) -> Option<Bytes> {
         if self.ended {
             return None;
         }
         match chunk {
-            Some(Ok(chunk)) => Some(self.chunk(&chunk.data)),
+            Some(Ok(chunk)) if chunk.is_usage_only() && !self.wants_usage => None,
+            Some(Ok(chunk)) => Some(self.chunk(chunk)),
             Some(Err(error)) => {
                 self.ended = true;
                 Some(error_event(&told(error.error, error.refusal)))
@@ -87,26 +103,23 @@ impl Relay {
         }
     }
 
-    fn chunk(&mut self, data: &str) -> Bytes {
-        let Ok(mut chunk) = serde_json::from_str::<Value>(data) else {
-            return Bytes::from(format!("data: {data}\n\n"));
-        };
-        let (id, created) = self.first.get_or_insert_with(|| (chunk["id"].clone(), chunk["created"].clone()));
-        let same = chunk["id"] == *id && chunk["created"] == *created;
+    fn chunk(&mut self, chunk: Chunk) -> Bytes {
+        let Chunk { data, mut value } = chunk;
+        let (id, created) = self.first.get_or_insert_with(|| (value["id"].clone(), value["created"].clone()));
+        let same = value["id"] == *id && value["created"] == *created;
         if !same {
-            chunk["id"] = id.clone();
-            chunk["created"] = created.clone();
+            value["id"] = id.clone();
+            value["created"] = created.clone();
         }
-        let mended = mend_choices(&mut chunk);
-        let ends = chunk["choices"]
+        let mended = mend_choices(&mut value);
+        let ends = value["choices"]
             .as_array()
             .is_some_and(|choices| choices.iter().any(|choice| !choice["finish_reason"].is_null()));
-        if ends && let Some(extension) = self.extension.take() {
-            chunk["ragway"] = extension;
-        } else if same && !mended {
-            return Bytes::from(format!("data: {data}\n\n"));
-        }
-        event(&chunk)
+        let extension = if ends { self.extension.take() } else { None };
+        // A line break would end the line of the event.
+        let altered = mended || !same || data.contains('\n');
+        let data = written(data.into(), value, altered, extension);
+        Bytes::from([b"data: ", &*data, b"\n\n"].concat())
     }
 }
 
@@ -124,7 +137,7 @@ fn mend_choices(completion: &mut Value) -> bool {
     mended
 }
 
-fn refused(error: RouteError) -> OpenAiError {
+pub(super) fn refused(error: RouteError) -> OpenAiError {
     if let Some(last) = error.last() {
         return told(last.error.clone(), last.refusal.clone());
     }

@@ -18,7 +18,7 @@ use crate::{
         compat::OpenAiError,
     },
     models::{ModelError, Usage},
-    rag::RagError,
+    rag::{RagError, usage::Charge},
 };
 
 /// A part of an answer.
@@ -31,7 +31,7 @@ pub(super) enum Piece {
 
 /// How an answer ended.
 pub(super) struct End {
-    pub usage: Usage,
+    pub usage: ChatUsage,
     pub finish_reason: &'static str,
     pub ragway: RagwayExtension,
 }
@@ -115,6 +115,9 @@ pub struct ChatUsage {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
+    /// True where a backend did not count them: they are ragway's estimate, on the high side.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    estimated: bool,
 }
 
 /// What ragway tells beside OpenAI's fields; clients ignore it.
@@ -226,7 +229,7 @@ impl Head {
                         created: self.created,
                         model: self.model,
                         choices: vec![ChatChoice { index: 0, message, finish_reason, logprobs: None }],
-                        usage: end.usage.into(),
+                        usage: end.usage,
                         ragway: end.ragway,
                     });
                 }
@@ -272,7 +275,7 @@ impl Head {
         let mut events = vec![event(&last)];
         if include_usage {
             let mut usage = self.chunk(None, true);
-            usage.usage = Some(json!(ChatUsage::from(end.usage)));
+            usage.usage = Some(json!(end.usage));
             events.push(event(&usage));
         }
         events.push(done());
@@ -311,7 +314,15 @@ impl Annotation {
 impl From<Usage> for ChatUsage {
     fn from(usage: Usage) -> Self {
         let Usage { prompt_tokens, completion_tokens } = usage;
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        Charge { prompt_tokens, completion_tokens, ..Charge::default() }.into()
+    }
+}
+
+impl From<Charge> for ChatUsage {
+    fn from(charge: Charge) -> Self {
+        let Charge { prompt_tokens, completion_tokens, estimated, .. } = charge;
+        let total_tokens = prompt_tokens + completion_tokens;
+        Self { prompt_tokens, completion_tokens, total_tokens, estimated }
     }
 }
 
@@ -334,7 +345,7 @@ pub(super) fn error_event(error: &OpenAiError) -> Bytes {
     event(&error.body())
 }
 
-pub(super) fn event(data: &impl Serialize) -> Bytes {
+fn event(data: &impl Serialize) -> Bytes {
     Bytes::from(format!("data: {}\n\n", serde_json::to_string(data).unwrap_or_default()))
 }
 
