@@ -26,6 +26,7 @@ mod pictures;
 mod plain;
 pub mod prompts;
 pub mod reembed;
+mod same_question;
 pub mod search;
 pub mod sentences;
 mod tokens;
