@@ -117,6 +117,11 @@ impl ApiError {
         &self.detail
     }
 
+    /// Seconds after which the same may succeed, where that is known.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
     /// The same error where the protocol has another name for the field that it begins with.
     pub fn renamed(mut self, ours: &str, theirs: &str) -> Self {
         if let Some(rest) = self.detail.strip_prefix(ours) {

@@ -11,8 +11,11 @@ use super::{
     error::{ApiError, Problem},
 };
 use crate::{
-    rag::reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
-    store::{JobState, TenantId},
+    rag::{
+        Caller,
+        reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
+    },
+    store::JobState,
 };
 
 /// What a collection is to be re-embedded with.
@@ -96,11 +99,12 @@ impl From<ReembeddingStatus> for ReembeddingReport {
 ))]
 #[post("/api/v1/collections/{name}/reembed")]
 pub async fn start(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
     body: web::Json<NewReembedding>,
 ) -> Result<HttpResponse, ApiError> {
-    let begun = gateway.rag.start_reembedding(TenantId::DEFAULT, &name, &body.model);
+    let begun = gateway.rag.start_reembedding(caller.tenant, &name, &body.model);
     let status = gateway.within_time(begun).await?;
     Ok(HttpResponse::Accepted().json(ReembeddingReport::from(status)))
 }
@@ -115,10 +119,11 @@ pub async fn start(
 ))]
 #[get("/api/v1/collections/{name}/reembed")]
 pub async fn show(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<ReembeddingReport>, ApiError> {
-    Ok(web::Json(gateway.rag.reembedding(TenantId::DEFAULT, &name).await?.into()))
+    Ok(web::Json(gateway.rag.reembedding(caller.tenant, &name).await?.into()))
 }
 
 /// Cancel or roll back a re-embedding
@@ -133,10 +138,11 @@ pub async fn show(
 ))]
 #[delete("/api/v1/collections/{name}/reembed")]
 pub async fn roll_back(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    let turned = gateway.rag.roll_back_reembedding(TenantId::DEFAULT, &name);
+    let turned = gateway.rag.roll_back_reembedding(caller.tenant, &name);
     Ok(web::Json(gateway.within_time(turned).await?.into()))
 }
 
@@ -151,9 +157,10 @@ pub async fn roll_back(
 ))]
 #[post("/api/v1/collections/{name}/reembed/finish")]
 pub async fn finish(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    let finished = gateway.rag.finish_reembedding(TenantId::DEFAULT, &name);
+    let finished = gateway.rag.finish_reembedding(caller.tenant, &name);
     Ok(web::Json(gateway.within_time(finished).await?.into()))
 }

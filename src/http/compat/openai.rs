@@ -152,8 +152,8 @@ pub async fn embeddings(
     (status = 500, description = "Something failed inside", body = OpenAiErrorBody),
 ))]
 #[get("/v1/models")]
-pub async fn models(gateway: web::Data<Gateway>) -> web::Json<OpenAiModels> {
-    let names = served_models(&gateway).into_iter().chain(chat::names(&gateway).await);
+pub async fn models(caller: Caller, gateway: web::Data<Gateway>) -> web::Json<OpenAiModels> {
+    let names = served_models(&gateway).into_iter().chain(chat::names(&gateway, caller).await);
     let data = names.map(OpenAiModel::named).collect();
     web::Json(OpenAiModels { object: "list", data })
 }
@@ -167,10 +167,11 @@ pub async fn models(gateway: web::Data<Gateway>) -> web::Json<OpenAiModels> {
 ))]
 #[get("/v1/models/{id:.+}")]
 pub async fn model(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     id: web::Path<String>,
 ) -> Result<web::Json<OpenAiModel>, OpenAiError> {
-    if chat::names(&gateway).await.contains(&*id) {
+    if chat::names(&gateway, caller).await.contains(&*id) {
         return Ok(web::Json(OpenAiModel::named(id.into_inner())));
     }
     let space = gateway.rag.space(&choice(gateway.rag.catalog(), &id)).await?;

@@ -4,9 +4,9 @@ use actix_web::{HttpResponse, http::StatusCode, web::Bytes};
 use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 
-use super::wire::{RagwayExtension, done, error_event, event, events};
+use super::wire::{RagwayExtension, done, error_event};
 use crate::{
-    http::{Gateway, compat::OpenAiError, error::ApiError},
+    http::{Gateway, compat::OpenAiError, error::ApiError, sse},
     models::{
         ModelError,
         forward::{Chunk, ForwardError, Forwarded, Refusal},
@@ -44,7 +44,7 @@ pub(super) async fn pass_on(
             let mut relay = Relay { first: None, extension: Some(extension), ended: false };
             let end = stream::iter([None]);
             let lines = chunks.map(Some).chain(end).map(move |chunk| stream::iter(relay.write(chunk)));
-            events(lines.flatten())
+            sse::response(lines.flatten())
         }
     })
 }
@@ -89,7 +89,7 @@ impl Relay {
 
     fn chunk(&mut self, data: &str) -> Bytes {
         let Ok(mut chunk) = serde_json::from_str::<Value>(data) else {
-            return Bytes::from(format!("data: {data}\n\n"));
+            return sse::text(data);
         };
         let (id, created) = self.first.get_or_insert_with(|| (chunk["id"].clone(), chunk["created"].clone()));
         let same = chunk["id"] == *id && chunk["created"] == *created;
@@ -104,9 +104,9 @@ impl Relay {
         if ends && let Some(extension) = self.extension.take() {
             chunk["ragway"] = extension;
         } else if same && !mended {
-            return Bytes::from(format!("data: {data}\n\n"));
+            return sse::text(data);
         }
-        event(&chunk)
+        sse::data(&chunk)
     }
 }
 

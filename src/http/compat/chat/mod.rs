@@ -77,9 +77,9 @@ pub async fn completions(
 }
 
 /// What the names of the models of conversations are, and of `model`, in the order of `/v1/models`.
-pub async fn names(gateway: &Gateway) -> Vec<String> {
+pub async fn names(gateway: &Gateway, caller: Caller) -> Vec<String> {
     let mut names = vec![RAG_MODEL.to_owned()];
-    match gateway.rag.collections(crate::store::TenantId::DEFAULT).await {
+    match gateway.rag.collections(caller.tenant).await {
         Ok(collections) => {
             names.extend(collections.into_iter().map(|found| format!("{RAG_MODEL}/{}", found.name)));
         }
