@@ -141,7 +141,9 @@ fn read<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, ApiError> {
 }
 
 fn result(text: String, body: &impl Serialize) -> Result<CallToolResult, ApiError> {
-    let structured = serde_json::to_value(body).map_err(|error| ApiError::invalid(error.to_string()))?;
+    // By way of text: a number of 32 bits would else come with digits that the endpoints do not write.
+    let structured = serde_json::to_string(body).and_then(|json| serde_json::from_str(&json));
+    let structured = structured.map_err(|error| ApiError::internal(&error.to_string()))?;
     let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
     result.structured_content = Some(structured);
     Ok(result)
