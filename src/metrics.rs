@@ -24,6 +24,8 @@ pub struct Metrics {
     pub requests: CounterVec,
     /// Time from a request's arrival to its response's first byte, by endpoint.
     pub request_seconds: HistogramVec,
+    /// Calls of MCP tools by tool and outcome: `ok`, or the code of the problem.
+    pub mcp_tool_calls: IntCounterVec,
     /// Database connections in use.
     pub db_connections: IntGauge,
     /// 1 for a loaded model, 0 for one of the catalog that is not.
@@ -50,6 +52,10 @@ impl Metrics {
                 .buckets(BUCKETS.to_vec()),
                 &["endpoint"],
             )?,
+            mcp_tool_calls: IntCounterVec::new(
+                Opts::new("mcp_tool_calls_total", "Calls of MCP tools by tool and outcome"),
+                &["tool", "outcome"],
+            )?,
             db_connections: IntGauge::new("db_active_connections", "Database connections in use")?,
             model_loaded: IntGaugeVec::new(
                 Opts::new("model_loaded", "1 for a loaded model, 0 for one of the catalog that is not"),
@@ -58,6 +64,7 @@ impl Metrics {
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
         metrics.registry.register(Box::new(metrics.request_seconds.clone()))?;
+        metrics.registry.register(Box::new(metrics.mcp_tool_calls.clone()))?;
         metrics.registry.register(Box::new(metrics.db_connections.clone()))?;
         metrics.registry.register(Box::new(metrics.model_loaded.clone()))?;
         Ok(metrics)

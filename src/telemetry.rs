@@ -24,8 +24,10 @@ pub enum Verbosity {
 /// terminal gets bunyan lines (stdout).
 pub fn start(verbosity: Verbosity) -> Result<(), SetGlobalDefaultError> {
     let level = match verbosity {
-        // refinery and pdf-extract tell every step of theirs.
-        Verbosity::Requests => "info,refinery_core=warn,actix_server=warn,pdf_extract=error,lopdf=error",
+        // refinery, rmcp and pdf-extract tell every step of theirs.
+        Verbosity::Requests => {
+            "info,refinery_core=warn,actix_server=warn,rmcp=warn,pdf_extract=error,lopdf=error"
+        }
         Verbosity::Warnings => "warn,pdf_extract=error,lopdf=error",
     };
     let text = match std::env::var("RAGWAY_LOG").as_deref() {

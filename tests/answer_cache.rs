@@ -5,8 +5,8 @@ use uuid::Uuid;
 use wiremock::MockServer;
 
 use crate::{
-    ask::{say, use_remote},
     harness::{TestApp, execute, good},
+    llm::{say, use_remote},
 };
 use ragway::{
     rag::{

@@ -39,7 +39,18 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "StatusCode",
         ],
     ),
-    ("http", &["crate::app", "crate::assets", "tokio_postgres", "candle_", "async_openai", "SELECT "]),
+    (
+        "http",
+        &[
+            "crate::app",
+            "crate::assets",
+            "tokio_postgres",
+            "candle_",
+            "async_openai",
+            "SELECT ",
+            "TenantId::DEFAULT",
+        ],
+    ),
 ];
 
 #[test]

@@ -1,64 +1,18 @@
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use wiremock::{
-    Mock, MockServer, ResponseTemplate,
-    matchers::{method, path},
-};
+use wiremock::{MockServer, ResponseTemplate};
 
-use crate::harness::{Setup, TestApp, good, local_llm, problem};
-use ragway::{config::OpenAiEntry, models::openai::OpenAiGenerator};
+use crate::{
+    harness::{TestApp, good, local_llm, problem},
+    llm::{ferry_with, remote, saying, upstream, use_remote},
+};
 
 const QUESTION: &str = "What does it cost to take a bicycle?";
 
 /// A remote LLM that streams these pieces of text.
 async fn llm_saying(pieces: &[&str]) -> MockServer {
-    answering(streamed(pieces)).await
-}
-
-/// Lets a mock server say something else from now on.
-pub async fn say(server: &MockServer, pieces: &[&str]) {
-    server.reset().await;
-    let mock = Mock::given(method("POST")).and(path("/v1/chat/completions"));
-    mock.respond_with(streamed(pieces)).mount(server).await;
-}
-
-fn streamed(pieces: &[&str]) -> ResponseTemplate {
-    let mut body = String::new();
-    for piece in pieces {
-        let delta = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
-            "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": null}]});
-        body.push_str(&format!("data: {delta}\n\n"));
-    }
-    let end = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
-        "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
-    let usage = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
-        "usage": {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}});
-    body.push_str(&format!("data: {end}\n\ndata: {usage}\n\ndata: [DONE]\n\n"));
-    ResponseTemplate::new(200).set_body_raw(body, "text/event-stream")
-}
-
-async fn answering(response: ResponseTemplate) -> MockServer {
-    let server = MockServer::start().await;
-    Mock::given(method("POST")).and(path("/v1/chat/completions")).respond_with(response).mount(&server).await;
-    server
-}
-
-pub fn use_remote(setup: &mut Setup, name: &str, server: &MockServer) {
-    use_remote_of(setup, name, server, 4096);
-}
-
-fn use_remote_of(setup: &mut Setup, name: &str, server: &MockServer, context_tokens: usize) {
-    let url = format!("{}/v1", server.uri()).parse().unwrap();
-    let mut entry = OpenAiEntry::new(name, url, "m", context_tokens);
-    entry.timeouts.first_byte_ms = 1500;
-    setup.backends.push(Arc::new(OpenAiGenerator::new(&entry, None).unwrap()));
-}
-
-async fn ferry_with(server: &MockServer) -> TestApp {
-    let app = TestApp::with(|setup| use_remote(setup, "remote", server)).await;
-    app.store_ferry().await;
-    app
+    upstream(saying(pieces)).await
 }
 
 async fn answer(app: &TestApp) -> Value {
@@ -142,7 +96,7 @@ async fn what_the_documents_do_not_hold_is_not_asked_of_a_model() {
 
 #[tokio::test]
 async fn the_next_backend_takes_over_and_what_failed_is_told() {
-    let broken = answering(ResponseTemplate::new(500)).await;
+    let broken = upstream(ResponseTemplate::new(500)).await;
     let server = llm_saying(&["A bicycle costs 3 euros each way [1]."]).await;
     let app = TestApp::with(|setup| {
         use_remote(setup, "broken", &broken);
@@ -176,7 +130,7 @@ async fn the_next_backend_takes_over_and_what_failed_is_told() {
 
 #[tokio::test]
 async fn without_a_working_backend_the_documents_answer() {
-    let slow = answering(ResponseTemplate::new(200).set_delay(Duration::from_secs(20))).await;
+    let slow = upstream(ResponseTemplate::new(200).set_delay(Duration::from_secs(20))).await;
     let body = answer(&ferry_with(&slow).await).await;
     assert_eq!((&body["method"], &body["model"]), (&json!("extractive"), &json!("extractive")));
     assert!(body["attempts"][0]["error"].as_str().unwrap().contains("1500 ms"), "{body}");
@@ -184,7 +138,7 @@ async fn without_a_working_backend_the_documents_answer() {
 
 #[tokio::test]
 async fn the_deadline_covers_every_backend() {
-    let slow = answering(ResponseTemplate::new(200).set_delay(Duration::from_secs(20))).await;
+    let slow = upstream(ResponseTemplate::new(200).set_delay(Duration::from_secs(20))).await;
     let app = TestApp::with(|setup| {
         setup.catalog.ask.deadline_ms = 700;
         use_remote(setup, "slow", &slow);
@@ -329,7 +283,7 @@ async fn what_does_not_fit_the_context_is_told_with_its_tokens() {
     let server = llm_saying(&["A bicycle costs 3 euros each way [1]."]).await;
     let app = TestApp::with(|setup| {
         setup.catalog.embedders[0].min_similarity = -1.0;
-        use_remote_of(setup, "remote", &server, 600);
+        setup.backends.push(remote("remote", &server, 600));
     })
     .await;
     app.store_ferry().await;

@@ -13,6 +13,8 @@ use ragway::{
     config::{EmbeddingSpace, OpenAiEntry},
     models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token, openai::OpenAiGenerator},
 };
+use reqwest::RequestBuilder;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +23,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::harness::{TestApp, embedder, eventually};
+use crate::{
+    harness::{TestApp, embedder, eventually, good},
+    mcp,
+};
 
 const QUESTION: &str = "What does it cost to take a bicycle?";
 
@@ -86,14 +91,23 @@ async fn within_a_minute<T>(what: &str, work: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn the_upstream_request_is_closed_when_the_client_leaves() {
     // The first sentence is never complete, so that an answer that is not streamed has not begun.
-    for (stream, first) in
-        [(false, None), (false, Some("A bicycle")), (true, None), (true, Some("A bicycle"))]
-    {
+    let whole = |app: &TestApp| app.post("/api/v1/ask").json(&json!({"question": QUESTION}));
+    let streamed =
+        |app: &TestApp| app.post("/api/v1/ask").json(&json!({"question": QUESTION, "stream": true}));
+    let tool = |app: &TestApp| mcp::post(app, &mcp::calling("ask", &json!({"question": QUESTION})));
+    let begun = Some("A bicycle");
+    let cases: [(&dyn Fn(&TestApp) -> RequestBuilder, _); _] = [
+        (&whole, None),
+        (&whole, begun),
+        (&streamed, None),
+        (&streamed, begun),
+        (&tool, None),
+        (&tool, begun),
+    ];
+    for (request, first) in cases {
         let upstream = Hanging::start(first).await;
         let app = app_asking(&upstream).await;
-        let client = reqwest::Client::new();
-        let body = json!({"question": QUESTION, "stream": stream});
-        let request = client.post(format!("{}/api/v1/ask", app.url)).json(&body);
+        let request = request(&app);
         let asking = tokio::spawn(async move {
             let response = request.send().await.unwrap();
             // A stream has begun with its sources; it is read until it ends, which it does not.
@@ -148,20 +162,63 @@ impl Embedder for Stalled {
     }
 }
 
+/// Requests that search, in every way to ask for that.
+fn searches(app: &TestApp) -> [RequestBuilder; 4] {
+    let (query, question) = (json!({"query": QUESTION}), json!({"question": QUESTION}));
+    [
+        app.post("/api/v1/search").json(&query),
+        app.post("/api/v1/ask").json(&question),
+        mcp::post(app, &mcp::calling("search", &query)),
+        mcp::post(app, &mcp::calling("ask", &question)),
+    ]
+}
+
 #[tokio::test]
 async fn retrieval_stops_when_the_client_leaves() {
     let (asked, dropped) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let stalled =
         Stalled { inner: embedder().await, asked: Arc::clone(&asked), dropped: Arc::clone(&dropped) };
     let app = TestApp::with(|setup| setup.embedder = Some(Arc::new(stalled))).await;
-    for path in ["ask", "search"] {
+    for request in searches(&app) {
         dropped.store(0, Ordering::SeqCst);
-        let body = if path == "ask" { json!({"question": QUESTION}) } else { json!({"query": QUESTION}) };
-        let request = reqwest::Client::new().post(format!("{}/api/v1/{path}", app.url)).json(&body);
         let asking = tokio::spawn(request.send());
         within_a_minute("the model is asked", asked.notified()).await;
         assert_eq!(dropped.load(Ordering::SeqCst), 0);
         asking.abort();
         eventually("the model's work is dropped", async || dropped.load(Ordering::SeqCst) == 1).await;
     }
+}
+
+/// A connection to the database beside ragway's.
+async fn connect(url: &SecretString) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(url.expose_secret(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn the_database_stops_searching_when_the_client_leaves() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let (owner, watcher) = (connect(&app.admin_url).await, connect(&app.database_url).await);
+    // A search waits for this lock within its statement.
+    owner.batch_execute("BEGIN; LOCK TABLE passages IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let searching = async || {
+        let statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                         AND state = 'active' AND query LIKE '%FROM passages p%' AND pid <> pg_backend_pid()";
+        watcher.query_one(statement, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    for request in searches(&app) {
+        let asking = tokio::spawn(request.send());
+        eventually("the database searches", async || searching().await == 1).await;
+        asking.abort();
+        eventually("the database has stopped", async || searching().await == 0).await;
+    }
+    owner.batch_execute("ROLLBACK").await.unwrap();
+    // No cancellation reaches a later statement.
+    for _ in 0..20 {
+        good(app.search(json!({"query": QUESTION})).await).await;
+    }
+    assert_eq!(app.rag.store().active_connections(), 0);
 }

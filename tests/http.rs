@@ -56,7 +56,13 @@ async fn the_pages_are_served_and_allow_nothing_foreign() {
         assert_eq!(app.get(&format!("/{asset}")).send().await.unwrap().status(), 200, "{asset}");
     }
     let docs = app.get("/docs").send().await.unwrap();
+    let policy = docs.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(docs.headers()["x-content-type-options"], "nosniff");
     assert!(docs.url().path() == "/docs/" && docs.text().await.unwrap().contains("swagger-ui"));
+    let initializer = app.get("/docs/swagger-initializer.js").send().await.unwrap();
+    assert!(initializer.headers().contains_key("content-security-policy"));
+    assert!(initializer.text().await.unwrap().contains("\"/openapi.json\""));
     good(app.get("/ui/samples.json").send().await.unwrap()).await;
 }
 

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use wiremock::MockServer;
 
 use crate::{
-    ask::{say, use_remote},
     harness::{TestApp, good},
+    llm::{say, use_remote},
 };
 
 const QUESTION: &str = "What does it cost to take a bicycle?";

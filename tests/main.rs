@@ -8,6 +8,7 @@
 #[path = "golden/checkpoint.rs"]
 mod checkpoint;
 mod harness;
+mod llm;
 
 mod answer_cache;
 mod architecture;
@@ -30,6 +31,7 @@ mod images;
 mod injection;
 mod jobs;
 mod local_model;
+mod mcp;
 mod memory;
 mod metering;
 mod multilingual;

@@ -17,8 +17,9 @@ use wiremock::{
 };
 
 use crate::{
-    chat::{Counting, chunk, conversation, received, remote, saying, server_sent, upstream, user},
+    chat::{Counting, conversation, user},
     harness::{Setup, TestApp, eventually, execute, good, problem},
+    llm::{chunk, received, saying, server_sent, upstream, use_remote},
 };
 
 const QUESTION: &str = "What does it cost to take a bicycle?";
@@ -29,7 +30,7 @@ fn priced(setup: &mut Setup, name: &str, server: &MockServer) {
     let mut entry = OpenAiEntry::new(name, base, "upstream-model", 4096);
     entry.price = Some(Price { input_per_million: 1.0, output_per_million: 10.0 });
     setup.catalog.llms.push(LlmEntry::Openai(entry));
-    setup.backends.push(remote(name, server));
+    use_remote(setup, name, server);
 }
 
 async fn before(server: &MockServer) -> TestApp {
@@ -89,7 +90,7 @@ async fn what_a_backend_does_not_count_is_estimated_and_told() {
 
 #[tokio::test]
 async fn a_stream_is_charged_by_its_usage_which_the_client_sees_only_if_it_asked() {
-    let server = upstream(saying("Hello there")).await;
+    let server = upstream(saying(&["Hello there"])).await;
     let app = before(&server).await;
     let mut request = json!({"model": "remote", "messages": user("Hi"), "stream": true});
     let silent = complete(&app, &request).await.text().await.unwrap();
@@ -166,7 +167,7 @@ async fn a_rewritten_question_is_charged_beside_its_answer() {
         ("<passages-", "Children under six travel free [1]."),
     ] {
         let mock = Mock::given(method("POST")).and(body_string_contains(contained));
-        mock.respond_with(saying(said)).mount(&server).await;
+        mock.respond_with(saying(&[said])).mount(&server).await;
     }
     let app = before(&server).await;
     app.store_ferry().await;
@@ -195,7 +196,7 @@ async fn an_answer_says_and_records_what_it_is_charged_for() {
     };
     let text = "A bicycle costs 3 euros each way [1].";
     let uncounted = [event(json!({"content": text}), Value::Null), event(json!({}), json!("stop"))];
-    for (response, estimated) in [(server_sent(&uncounted), true), (saying(text), false)] {
+    for (response, estimated) in [(server_sent(&uncounted), true), (saying(&[text]), false)] {
         let app = before(&upstream(response).await).await;
         app.store_ferry().await;
         let answer = good(app.ask(json!({"question": QUESTION})).await).await;
@@ -219,7 +220,7 @@ async fn an_answer_says_and_records_what_it_is_charged_for() {
 
 #[tokio::test]
 async fn who_has_used_its_quota_reaches_no_backend() {
-    let server = upstream(saying("A bicycle costs 3 euros each way [1].")).await;
+    let server = upstream(saying(&["A bicycle costs 3 euros each way [1]."])).await;
     let app = TestApp::with(|setup| {
         priced(setup, "remote", &server);
         setup.backends.push(Arc::new(Counting));

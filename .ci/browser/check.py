@@ -211,13 +211,19 @@ def narrow(checked: Checked) -> None:
 
 def chinese(checked: Checked) -> None:
     """Chinese by the browser's language, and by choice"""
-    page = checked.open(locale="zh-CN")
+    page = checked.open(locale="zh-CN", color_scheme="light")
+    labels = lambda: page.locator("[data-t-label]").evaluate_all("nodes => nodes.map(({ariaLabel}) => ariaLabel)")
     expect(page.locator("h1")).to_have_text("向文档提问")
+    expect(page.locator("#question")).to_have_attribute("placeholder", "请输入问题……")
+    assert labels() == ["工具", "切换为深色", "回答得好", "回答得不好", "关闭"], labels()
     ask(page, QUESTION)
     expect(page.locator("#byline")).to_contain_text("由 writer 撰写")
     checked.shot(page, "chinese")
     page.click("#language")
     expect(page.locator("h1")).to_have_text("Ask the documents")
+    expect(page.locator("#question")).to_have_attribute("placeholder", "Ask a question …")
+    assert labels() == ["Tools", "Change to dark colours", "Good answer", "Bad answer", "Close"], labels()
+    assert page.locator("#up").get_attribute("title") == "Good answer"
     page.reload()
     expect(page.locator("h1")).to_have_text("Ask the documents")
     assert page.locator("html").get_attribute("lang") == "en"

@@ -52,6 +52,7 @@ pub struct HttpSettings {
     pub request_timeout_ms: u64,
     pub image_urls: ImageUrlSettings,
     pub cors: CorsSettings,
+    pub mcp: McpSettings,
 }
 
 impl Default for HttpSettings {
@@ -62,6 +63,7 @@ impl Default for HttpSettings {
             request_timeout_ms: 30_000,
             image_urls: ImageUrlSettings::default(),
             cors: CorsSettings::default(),
+            mcp: McpSettings::default(),
         }
     }
 }
@@ -99,9 +101,33 @@ impl Default for CorsSettings {
         Self {
             origins: Vec::new(),
             methods: ["GET", "POST", "DELETE"].map(str::to_owned).to_vec(),
-            headers: ["authorization", "content-type", "x-request-id"].map(str::to_owned).to_vec(),
+            headers: [
+                "authorization",
+                "content-type",
+                "x-request-id",
+                "mcp-protocol-version",
+                "mcp-method",
+                "mcp-name",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             credentials: false,
         }
+    }
+}
+
+/// The endpoint of the Model Context Protocol.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct McpSettings {
+    /// What clients may call this server, with or without a port; `"*"`: anything. A web page that has its
+    /// own name point here (DNS rebinding) is refused by it.
+    pub hosts: Vec<String>,
+}
+
+impl Default for McpSettings {
+    fn default() -> Self {
+        Self { hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `/ask`: a question in, a cited answer out, whole or streamed.
 
-use actix_web::{HttpResponse, http::header, post, web};
+use actix_web::{HttpResponse, post, web};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +11,7 @@ use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
     search::count,
+    sse,
 };
 use crate::{
     models::router::Attempt,
@@ -29,27 +30,27 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct AskBody {
     #[schema(example = "How much is a day rover?")]
-    question: String,
+    pub(super) question: String,
     /// Passages to read, 1 to 50; absent: `ask.passages` of models.toml.
     #[schema(example = 5)]
-    k: Option<i64>,
+    pub(super) k: Option<i64>,
     /// As in search.
     #[schema(value_type = Option<Object>, example = json!({}))]
-    filters: Option<Value>,
+    pub(super) filters: Option<Value>,
     /// A backend of `routes.answer`, or `extractive`; absent: the route's order.
     #[schema(example = json!(null))]
-    model: Option<String>,
+    pub(super) model: Option<String>,
     /// Absent: `default`.
     #[schema(example = "default")]
-    collection: Option<String>,
+    pub(super) collection: Option<String>,
     /// Whether to stream the answer as server-sent events.
     #[serde(default)]
     #[schema(example = false)]
-    stream: bool,
+    pub(super) stream: bool,
     /// Whether to say how the answer was made.
     #[serde(default)]
     #[schema(example = false)]
-    explain: bool,
+    pub(super) explain: bool,
 }
 
 /// An answer with its sources.
@@ -60,13 +61,13 @@ pub struct AskResponse {
     /// `[n]` after a sentence refers to the citation of that number. Plain text: links and pictures that a model
     /// wrote are taken out, and addresses that no passage holds.
     #[schema(example = "A bicycle costs 3 euros each way. [1]")]
-    answer: String,
+    pub(super) answer: String,
     /// False: the documents do not hold the answer.
     answered: bool,
     /// `generated`, `extractive` (quoted from the documents) or `abstained`.
     #[schema(example = "generated")]
     method: &'static str,
-    citations: Vec<CitationBody>,
+    pub(super) citations: Vec<CitationBody>,
     /// The backend that answered.
     #[schema(example = "smollm2-135m-instruct")]
     model: String,
@@ -74,7 +75,7 @@ pub struct AskResponse {
     /// Backends that failed before.
     attempts: Vec<AttemptBody>,
     /// What a reader should know, such as sentences left out.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// What became of each retrieved passage, in the order of their numbers.
     context: Vec<ContextBody>,
     /// Present when the answer to an earlier question was given again.
@@ -93,20 +94,20 @@ pub struct AskResponse {
 pub struct CitationBody {
     /// The number of the marker in the answer.
     #[schema(example = 1)]
-    n: usize,
+    pub(super) n: usize,
     /// Where the cited sentence stands in `answer`: `answer[answer_start:answer_end]`, without its markers.
     #[schema(example = 0)]
     answer_start: usize,
     #[schema(example = 33)]
     answer_end: usize,
-    document_id: Uuid,
+    pub(super) document_id: Uuid,
     passage_id: Uuid,
     #[schema(example = "Fares")]
-    title: Option<String>,
-    source: Option<String>,
+    pub(super) title: Option<String>,
+    pub(super) source: Option<String>,
     /// The supporting words, as they stand in the passage.
     #[schema(example = "A bicycle costs 3 euros each way.")]
-    quote: String,
+    pub(super) quote: String,
     /// Where the quote stands in the passage's text: `text[start:end]` is `quote`.
     #[schema(example = 9)]
     start: usize,
@@ -241,6 +242,23 @@ pub async fn ask(
     body: web::Json<AskBody>,
 ) -> Result<HttpResponse, ApiError> {
     let body = body.into_inner();
+    if body.stream {
+        Ok(stream(events(caller, &gateway, body).await?))
+    } else {
+        Ok(HttpResponse::Ok().json(answer(caller, &gateway, body).await?))
+    }
+}
+
+/// Answers whole, whatever protocol it was asked in.
+pub(super) async fn answer(
+    caller: Caller,
+    gateway: &Gateway,
+    body: AskBody,
+) -> Result<AskResponse, ApiError> {
+    whole(events(caller, gateway, body).await?).await
+}
+
+async fn events(caller: Caller, gateway: &Gateway, body: AskBody) -> Result<AskStream, ApiError> {
     let request = AskRequest {
         caller,
         collection: body.collection,
@@ -251,8 +269,7 @@ pub async fn ask(
         explain: body.explain,
         writing: Writing::default(),
     };
-    let events = gateway.rag.ask(request).await?;
-    if body.stream { Ok(stream(events)) } else { Ok(HttpResponse::Ok().json(whole(events).await?)) }
+    Ok(gateway.rag.ask(request).await?)
 }
 
 async fn whole(mut events: AskStream) -> Result<AskResponse, ApiError> {
@@ -272,33 +289,21 @@ fn stream(events: AskStream) -> HttpResponse {
     // The id is known here, inside the request; the body is polled outside of it.
     let problem_of = |error: ApiError| error.problem();
     let interrupted = problem_of(interrupted().into());
-    let lines = events.map(move |event| {
-        Ok::<_, std::convert::Infallible>(match event {
-            Ok(AskEvent::Sources(found)) => {
-                sources = found;
-                let bodies: Vec<_> = sources.iter().map(SourceBody::from).collect();
-                server_sent("sources", &serde_json::json!({ "sources": bodies }))
-            }
-            Ok(AskEvent::Delta(text)) => server_sent("delta", &serde_json::json!({ "text": text })),
-            Ok(AskEvent::Citation(citation)) => server_sent("citation", &CitationBody::from(citation)),
-            Ok(AskEvent::Done(answer)) => server_sent("done", &response(*answer, &sources)),
-            Err(error) => {
-                let request_id = interrupted.request_id.clone();
-                server_sent("error", &Problem { request_id, ..ApiError::from(error).problem() })
-            }
-        })
+    let lines = events.map(move |event| match event {
+        Ok(AskEvent::Sources(found)) => {
+            sources = found;
+            let bodies: Vec<_> = sources.iter().map(SourceBody::from).collect();
+            sse::named("sources", &serde_json::json!({ "sources": bodies }))
+        }
+        Ok(AskEvent::Delta(text)) => sse::named("delta", &serde_json::json!({ "text": text })),
+        Ok(AskEvent::Citation(citation)) => sse::named("citation", &CitationBody::from(citation)),
+        Ok(AskEvent::Done(answer)) => sse::named("done", &response(*answer, &sources)),
+        Err(error) => {
+            let request_id = interrupted.request_id.clone();
+            sse::named("error", &Problem { request_id, ..ApiError::from(error).problem() })
+        }
     });
-    HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        // nginx would otherwise hold the events back.
-        .insert_header(("x-accel-buffering", "no"))
-        .streaming(lines)
-}
-
-fn server_sent(event: &str, data: &impl Serialize) -> web::Bytes {
-    let data = serde_json::to_string(data).unwrap_or_default();
-    web::Bytes::from(format!("event: {event}\ndata: {data}\n\n"))
+    sse::response(lines)
 }
 
 fn interrupted() -> RagError {

@@ -11,8 +11,8 @@ use super::{
     reembed::ReembeddingBody,
 };
 use crate::{
-    rag::reembed::Reembedding,
-    store::{Collection, TenantId},
+    rag::{Caller, reembed::Reembedding},
+    store::Collection,
 };
 
 /// A collection to be made.
@@ -31,18 +31,18 @@ pub struct NewCollection {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CollectionBody {
     #[schema(example = "handbook")]
-    name: String,
+    pub(super) name: String,
     #[schema(example = "all-MiniLM-L6-v2")]
-    model: String,
+    pub(super) model: String,
     /// The space that searches read.
     #[schema(example = "all-MiniLM-L6-v2@53aa51172d14:mean:l2:fp32")]
     space: String,
     #[schema(example = 384)]
     dimension: usize,
     #[schema(example = 12)]
-    documents: i64,
+    pub(super) documents: i64,
     #[schema(example = 80)]
-    passages: i64,
+    pub(super) passages: i64,
     /// While it goes over to another model, and until that is finished.
     reembedding: Option<ReembeddingBody>,
     #[serde(with = "time::serde::rfc3339")]
@@ -67,7 +67,7 @@ impl From<Collection> for CollectionBody {
 /// All collections.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CollectionList {
-    collections: Vec<CollectionBody>,
+    pub(super) collections: Vec<CollectionBody>,
 }
 
 /// Make a collection
@@ -81,10 +81,11 @@ pub struct CollectionList {
 ))]
 #[post("/api/v1/collections")]
 pub async fn create(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     body: web::Json<NewCollection>,
 ) -> Result<HttpResponse, ApiError> {
-    let made = gateway.rag.create_collection(TenantId::DEFAULT, &body.name, body.model.as_deref()).await?;
+    let made = gateway.rag.create_collection(caller.tenant, &body.name, body.model.as_deref()).await?;
     Ok(HttpResponse::Created().json(CollectionBody::from(made)))
 }
 
@@ -96,9 +97,17 @@ pub async fn create(
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[get("/api/v1/collections")]
-pub async fn list(gateway: web::Data<Gateway>) -> Result<web::Json<CollectionList>, ApiError> {
-    let collections = gateway.rag.collections(TenantId::DEFAULT).await?;
-    Ok(web::Json(CollectionList { collections: collections.into_iter().map(CollectionBody::from).collect() }))
+pub async fn list(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+) -> Result<web::Json<CollectionList>, ApiError> {
+    Ok(web::Json(all(caller, &gateway).await?))
+}
+
+/// All of the caller's, whatever protocol it asked in.
+pub(super) async fn all(caller: Caller, gateway: &Gateway) -> Result<CollectionList, ApiError> {
+    let collections = gateway.rag.collections(caller.tenant).await?;
+    Ok(CollectionList { collections: collections.into_iter().map(CollectionBody::from).collect() })
 }
 
 /// Get a collection
@@ -111,10 +120,11 @@ pub async fn list(gateway: web::Data<Gateway>) -> Result<web::Json<CollectionLis
 ))]
 #[get("/api/v1/collections/{name}")]
 pub async fn show(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    Ok(web::Json(gateway.rag.collection(TenantId::DEFAULT, &name).await?.into()))
+    Ok(web::Json(gateway.rag.collection(caller.tenant, &name).await?.into()))
 }
 
 /// Delete a collection
@@ -126,7 +136,11 @@ pub async fn show(
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[delete("/api/v1/collections/{name}")]
-pub async fn remove(gateway: web::Data<Gateway>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    gateway.rag.delete_collection(TenantId::DEFAULT, &name).await?;
+pub async fn remove(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    gateway.rag.delete_collection(caller.tenant, &name).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -27,7 +27,7 @@ use crate::{
         ingest::{Ingested, SourceFile},
         jobs::DocumentOutcome,
     },
-    store::{Document, DocumentSummary, SaveOutcome, TenantId},
+    store::{Document, DocumentSummary, SaveOutcome},
 };
 
 /// Documents of one request at most.
@@ -337,6 +337,7 @@ pub async fn store(
 ))]
 #[get("/api/v1/documents")]
 pub async fn list(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     page: web::Query<Page>,
 ) -> Result<web::Json<DocumentList>, ApiError> {
@@ -344,7 +345,7 @@ pub async fn list(
         return Err(ApiError::invalid(format!("limit: must be between 1 and {MAX_PAGE}, is {}", page.limit)));
     }
     let found =
-        gateway.rag.documents(TenantId::DEFAULT, page.collection.as_deref(), page.after, page.limit).await?;
+        gateway.rag.documents(caller.tenant, page.collection.as_deref(), page.after, page.limit).await?;
     Ok(web::Json(DocumentList {
         documents: found.documents.into_iter().map(DocumentBody::from).collect(),
         total: found.total,
@@ -390,10 +391,11 @@ pub async fn store_async(
 ))]
 #[get("/api/v1/documents/{id}")]
 pub async fn show(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     id: web::Path<Uuid>,
 ) -> Result<web::Json<WholeDocument>, ApiError> {
-    Ok(web::Json(gateway.rag.document(TenantId::DEFAULT, *id).await?.into()))
+    Ok(web::Json(gateway.rag.document(caller.tenant, *id).await?.into()))
 }
 
 /// Delete a document
@@ -406,8 +408,12 @@ pub async fn show(
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[delete("/api/v1/documents/{id}")]
-pub async fn remove(gateway: web::Data<Gateway>, id: web::Path<Uuid>) -> Result<HttpResponse, ApiError> {
-    gateway.rag.delete_document(TenantId::DEFAULT, *id).await?;
+pub async fn remove(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    id: web::Path<Uuid>,
+) -> Result<HttpResponse, ApiError> {
+    gateway.rag.delete_document(caller.tenant, *id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -73,6 +73,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// 500 for a defect. The cause is logged, not shown: it may hold what is not the caller's.
+    pub fn internal(cause: &str) -> Self {
+        tracing::error!(error = cause, "a request failed inside");
+        let detail = "something failed inside ragway; its log has the cause under this request_id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
+    }
+
     /// 413 with the limit.
     pub fn too_large(limit: usize) -> Self {
         let detail =
@@ -115,6 +122,11 @@ impl ApiError {
     /// What was wrong and what to do.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// Seconds after which the same may succeed, where that is known.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
     }
 
     /// The same error where the protocol has another name for the field that it begins with.
@@ -195,7 +207,7 @@ impl From<RagError> for ApiError {
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),
             RagError::Store(error) => error.into(),
-            RagError::Prompt(_) | RagError::Job(_) | RagError::Task(_) => internal(&detail),
+            RagError::Prompt(_) | RagError::Job(_) | RagError::Task(_) => Self::internal(&detail),
         }
     }
 }
@@ -259,7 +271,7 @@ impl From<ModelError> for ApiError {
             ModelError::Unavailable { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", detail).retry_after(5)
             }
-            ModelError::Failed { .. } => internal(&detail),
+            ModelError::Failed { .. } => Self::internal(&detail),
         }
     }
 }
@@ -289,14 +301,7 @@ impl From<StoreError> for ApiError {
             StoreError::NoPgvector
             | StoreError::LeaseLost
             | StoreError::Migration(_)
-            | StoreError::Statement(_) => internal(&detail),
+            | StoreError::Statement(_) => Self::internal(&detail),
         }
     }
-}
-
-/// The cause is logged, not shown: it may hold what is not the caller's.
-fn internal(cause: &str) -> ApiError {
-    tracing::error!(error = cause, "a request failed inside");
-    let detail = "something failed inside ragway; its log has the cause under this request_id";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
 }

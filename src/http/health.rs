@@ -8,9 +8,12 @@ use super::{
     Gateway,
     error::{ApiError, Problem},
 };
-use crate::models::{
-    embedders::{ModelState, RouteStatus},
-    router::{BackendStatus, BreakerState},
+use crate::{
+    models::{
+        embedders::{ModelState, RouteStatus},
+        router::{BackendStatus, BreakerState},
+    },
+    rag::Caller,
 };
 
 /// How ragway is.
@@ -150,7 +153,7 @@ pub async fn live() -> web::Json<Probe> {
 ))]
 #[get("/health/ready")]
 pub async fn ready(gateway: web::Data<Gateway>) -> Result<web::Json<Ready>, ApiError> {
-    gateway.rag.check_ready(crate::store::TenantId::DEFAULT).await?;
+    gateway.rag.check_ready(Caller::DEFAULT.tenant).await?;
     Ok(web::Json(Ready { status: "ready", models: routes(&gateway) }))
 }
 

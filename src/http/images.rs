@@ -17,7 +17,7 @@ use super::{
     extractors::{body_bytes, parse_json},
     upload,
 };
-use crate::{models::EncodedImage, store::TenantId};
+use crate::{models::EncodedImage, rag::Caller};
 
 /// Images of one request that are fetched at the same time.
 const FETCHED_AT_ONCE: usize = 4;
@@ -144,8 +144,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[get("/api/v1/documents/{id}/image")]
-pub async fn show(gateway: web::Data<Gateway>, id: web::Path<Uuid>) -> Result<HttpResponse, ApiError> {
-    let image = gateway.rag.document_image(TenantId::DEFAULT, *id).await?;
+pub async fn show(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    id: web::Path<Uuid>,
+) -> Result<HttpResponse, ApiError> {
+    let image = gateway.rag.document_image(caller.tenant, *id).await?;
     Ok(HttpResponse::Ok()
         .content_type(image.format)
         // What was uploaded is shown as a picture and never as anything else.

@@ -7,6 +7,7 @@
 //! | `/api/v1/ask` | `ask` |
 //! | `/api/v1/feedback` | `feedback` |
 //! | `/api/v1/usage` | `usage` |
+//! | `/mcp` | `mcp` |
 //! | `/v1/…`, TEI's and Infinity's paths | `compat` |
 //! | `/api/v1/documents…` | `documents`, `upload`, `images` |
 //! | `/api/v1/collections…` | `collections`, `reembed` |
@@ -30,18 +31,19 @@ mod feedback;
 mod fetch;
 mod health;
 mod images;
+mod mcp;
 mod observe;
 pub mod openapi;
 mod pages;
 mod reembed;
 mod search;
+mod sse;
 mod tasks;
 mod upload;
 mod usage;
 
 use std::{
     net::TcpListener,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -70,12 +72,14 @@ pub struct Gateway {
 /// Starts serving on a bound listener.
 pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io::Result<Server> {
     let gateway = web::Data::new(gateway);
-    let document = Arc::new(openapi::document());
+    let document = web::Data::new(openapi::document());
+    let mcp = web::Data::new(mcp::Mcp::new(gateway.clone().into_inner()));
     let limit = gateway.rag.catalog().http.max_body_bytes;
     let server = HttpServer::new(move || {
         let cors = cors(&gateway.rag.catalog().http.cors);
-        let pages = document.as_ref().clone();
-        let known = Arc::clone(&document);
+        let pages = document.clone();
+        let known = document.clone();
+        let mcp = mcp.clone();
         App::new()
             .app_data(gateway.clone())
             .app_data(extractors::json_config(limit))
@@ -86,8 +90,9 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
             .wrap(from_fn(observe::observe))
             .configure(openapi::routes)
             .configure(|config| pages::configure(config, pages))
+            .configure(|config| mcp::configure(config, mcp))
             .default_service(web::to(move |request: HttpRequest| {
-                let known = Arc::clone(&known);
+                let known = known.clone();
                 async move { unmatched(&request, &known).error_response() }
             }))
     });

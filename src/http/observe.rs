@@ -10,7 +10,7 @@ use actix_web::{
     middleware::Next,
     web,
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::Gateway;
@@ -26,6 +26,25 @@ tokio::task_local! {
 /// The id of the request being served; empty outside of one.
 pub fn request_id() -> String {
     CURRENT_ID.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// What a request is known by, for work that goes on in a task of its own.
+#[derive(Clone)]
+pub struct RequestScope {
+    id: String,
+    span: Span,
+}
+
+impl RequestScope {
+    /// That of the request being served.
+    pub fn current() -> Self {
+        Self { id: request_id(), span: Span::current() }
+    }
+
+    /// Lets the work be logged and answered under the request's id.
+    pub async fn hold<T>(self, work: impl Future<Output = T>) -> T {
+        CURRENT_ID.scope(self.id, work).instrument(self.span).await
+    }
 }
 
 /// Middleware around everything.

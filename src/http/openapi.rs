@@ -22,7 +22,8 @@ use super::{
         title = "ragway",
         description = "A RAG gateway with multi-model routing: embeddings, search and cited answers. \
                        Every error is a problem (RFC 9457) with a stable `code` and the `request_id` of the logs; \
-                       the endpoints for clients of other servers (openai, tei, infinity) have those servers' own shape.",
+                       the endpoints for clients of other servers (openai, tei, infinity) have those servers' own shape. \
+                       Assistants search and ask at `/mcp`, by the Model Context Protocol.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(

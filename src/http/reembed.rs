@@ -15,7 +15,7 @@ use crate::{
         Caller,
         reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
     },
-    store::{JobState, TenantId},
+    store::JobState,
 };
 
 /// What a collection is to be re-embedded with.
@@ -120,10 +120,11 @@ pub async fn start(
 ))]
 #[get("/api/v1/collections/{name}/reembed")]
 pub async fn show(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<ReembeddingReport>, ApiError> {
-    Ok(web::Json(gateway.rag.reembedding(TenantId::DEFAULT, &name).await?.into()))
+    Ok(web::Json(gateway.rag.reembedding(caller.tenant, &name).await?.into()))
 }
 
 /// Cancel or roll back a re-embedding

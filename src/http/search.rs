@@ -26,38 +26,38 @@ use crate::{
 pub struct SearchBody {
     /// A text, or else `image`.
     #[schema(example = "first ferry in the morning")]
-    query: Option<String>,
+    pub(super) query: Option<String>,
     /// A PNG, JPEG, WebP or GIF file as base64 or data URI, where the collection's model reads images.
     #[schema(example = json!(null))]
-    image: Option<String>,
+    pub(super) image: Option<String>,
     /// Results at most, 1 to 1000.
     #[serde(default = "ten")]
     #[schema(example = 5)]
-    k: i64,
+    pub(super) k: i64,
     /// Least similarity, −1 to 1; absent: `min_similarity` of the collection's model.
     #[schema(example = 0.3)]
-    threshold: Option<f32>,
+    pub(super) threshold: Option<f32>,
     /// On metadata: an object is containment (`{"language": "en"}`); `{type, key, value}` with eq, ne, gt, gte,
     /// lt, lte, in, nin and `{type: "and" | "or", filters}` is the typed form.
     #[schema(value_type = Option<Object>, example = json!({}))]
-    filters: Option<Value>,
+    pub(super) filters: Option<Value>,
     /// Absent: `default`.
     #[schema(example = "default")]
-    collection: Option<String>,
+    pub(super) collection: Option<String>,
     /// Compare every vector instead of using the index.
     #[serde(default)]
     #[schema(example = false)]
-    exact: bool,
+    pub(super) exact: bool,
 }
 
-fn ten() -> i64 {
+pub(super) fn ten() -> i64 {
     10
 }
 
 /// Passages, best first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SearchResponse {
-    results: Vec<SearchResult>,
+    pub(super) results: Vec<SearchResult>,
     /// How many.
     #[schema(example = 1)]
     count: usize,
@@ -72,25 +72,25 @@ pub struct SearchResult {
     /// The passage.
     id: Uuid,
     /// Its document.
-    document_id: Uuid,
+    pub(super) document_id: Uuid,
     /// The caller's own name of the document.
     external_id: Option<String>,
     #[schema(example = "Timetable")]
-    title: Option<String>,
-    source: Option<String>,
+    pub(super) title: Option<String>,
+    pub(super) source: Option<String>,
     /// What the passage stands under.
-    heading: Option<String>,
+    pub(super) heading: Option<String>,
     /// Media type of the document; one that begins with `image/` is shown by `/api/v1/documents/{document_id}/image`.
     #[schema(example = "text/markdown")]
     format: String,
     /// Position in the document, from 0.
     ordinal: i32,
-    content: String,
+    pub(super) content: String,
     #[schema(value_type = Object)]
     metadata: Value,
     /// 1 − cosine distance.
     #[schema(example = 0.71)]
-    similarity: f32,
+    pub(super) similarity: f32,
 }
 
 impl From<FoundPassage> for SearchResult {
@@ -130,12 +130,20 @@ pub async fn search(
     gateway: web::Data<Gateway>,
     body: web::Json<SearchBody>,
 ) -> Result<web::Json<SearchResponse>, ApiError> {
+    Ok(web::Json(find(caller, &gateway, body.into_inner()).await?))
+}
+
+/// Searches, whatever protocol it was asked in.
+pub(super) async fn find(
+    caller: Caller,
+    gateway: &Gateway,
+    body: SearchBody,
+) -> Result<SearchResponse, ApiError> {
     let elapsed = Elapsed::start();
-    let body = body.into_inner();
     let request = SearchRequest {
         caller,
         collection: body.collection,
-        query: query(&gateway, body.query, body.image.as_deref()).await?,
+        query: query(gateway, body.query, body.image.as_deref()).await?,
         k: count("k", body.k)?,
         threshold: body.threshold,
         filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
@@ -143,7 +151,7 @@ pub async fn search(
     };
     let found = gateway.within_time(gateway.rag.search(&request)).await?;
     let results: Vec<SearchResult> = found.passages.into_iter().map(SearchResult::from).collect();
-    Ok(web::Json(SearchResponse { count: results.len(), results, elapsed_time: elapsed }))
+    Ok(SearchResponse { count: results.len(), results, elapsed_time: elapsed })
 }
 
 async fn query(gateway: &Gateway, text: Option<String>, image: Option<&str>) -> Result<Query, ApiError> {

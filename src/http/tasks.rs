@@ -12,8 +12,11 @@ use super::{
     error::{ApiError, Problem},
 };
 use crate::{
-    rag::jobs::{Task, TaskResult},
-    store::{JobState, TenantId},
+    rag::{
+        Caller,
+        jobs::{Task, TaskResult},
+    },
+    store::JobState,
 };
 
 /// A task that was queued.
@@ -68,8 +71,12 @@ pub enum TaskOutcome {
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[get("/api/v1/tasks/{task_id}")]
-pub async fn show(gateway: web::Data<Gateway>, id: web::Path<Uuid>) -> Result<web::Json<TaskBody>, ApiError> {
-    Ok(web::Json(gateway.rag.task(TenantId::DEFAULT, *id).await?.into()))
+pub async fn show(
+    caller: Caller,
+    gateway: web::Data<Gateway>,
+    id: web::Path<Uuid>,
+) -> Result<web::Json<TaskBody>, ApiError> {
+    Ok(web::Json(gateway.rag.task(caller.tenant, *id).await?.into()))
 }
 
 /// Cancel a task
@@ -84,10 +91,11 @@ pub async fn show(gateway: web::Data<Gateway>, id: web::Path<Uuid>) -> Result<we
 ))]
 #[delete("/api/v1/tasks/{task_id}")]
 pub async fn cancel(
+    caller: Caller,
     gateway: web::Data<Gateway>,
     id: web::Path<Uuid>,
 ) -> Result<web::Json<TaskBody>, ApiError> {
-    Ok(web::Json(gateway.rag.cancel_task(TenantId::DEFAULT, *id).await?.into()))
+    Ok(web::Json(gateway.rag.cancel_task(caller.tenant, *id).await?.into()))
 }
 
 /// 202 with where to ask.

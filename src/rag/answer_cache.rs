@@ -2,8 +2,8 @@
 //!
 //! Off unless `[ask.cache]` says so. An answer is found only within the same
 //! tenant, collection, state of that collection, filter, `k` and model, for a
-//! question whose vector is near enough and whose numbers, names and negations
-//! are the same. The state is a number that the database raises in the same
+//! question whose vector is near enough and that asks for the same
+//! ([`super::same_question`]). The state is a number that the database raises in the same
 //! transaction as any change of the collection's documents, so that an answer
 //! never outlives what it was made from, whichever replica changed it. Each
 //! replica remembers its own answers.
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     ask::{Answer, AskRequest, Cached, NumberedPassage, Writing},
-    grounding::ask_the_same,
+    same_question::ask_the_same,
     usage::Charge,
 };
 use crate::{

@@ -27,6 +27,7 @@ mod plain;
 pub mod prompts;
 pub mod reembed;
 pub mod rerank;
+mod same_question;
 pub mod search;
 pub mod sentences;
 mod sweep;

@@ -14,6 +14,7 @@ mod migrate;
 mod passages;
 mod reembedding;
 mod routes;
+mod session;
 mod usage;
 
 pub use collections::Collection;
@@ -30,6 +31,7 @@ pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, PassageQuery, SearchEffort};
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
+use session::{Cancellable, Session, Sessions};
 pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent, UsageSum};
 
 use std::{str::FromStr, time::Duration};
@@ -59,7 +61,7 @@ impl TenantId {
 /// The database, through one pool.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool<PostgresConnectionManager<NoTls>>,
+    pool: Pool<Sessions>,
     pgvector: Pgvector,
 }
 
@@ -72,7 +74,7 @@ struct Pgvector {
     iterative_scan: bool,
 }
 
-type Connection<'a> = PooledConnection<'a, PostgresConnectionManager<NoTls>>;
+type Connection<'a> = PooledConnection<'a, Sessions>;
 
 /// A parameter and its type. Types are given, not asked for, so that no named
 /// statement is prepared: those break behind a transaction-mode PgBouncer.
@@ -97,7 +99,7 @@ impl Store {
             .retry_connection(false)
             .test_on_check_out(false)
             .connection_customizer(Box::new(StatementTimeout { ms: settings.statement_timeout_ms }))
-            .build_unchecked(PostgresConnectionManager::new(config, NoTls));
+            .build_unchecked(Sessions(PostgresConnectionManager::new(config, NoTls)));
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
         Ok(Self { pool, pgvector })
     }
@@ -117,6 +119,11 @@ impl Store {
     async fn connection(&self) -> Result<Connection<'_>, StoreError> {
         Ok(self.pool.get().await?)
     }
+
+    /// A connection for a statement that takes long, and that nobody needs once its caller has left.
+    async fn cancellable(&self) -> Result<Cancellable<'_>, StoreError> {
+        Ok(Cancellable::new(self.connection().await?))
+    }
 }
 
 /// Limits how long a statement may run, on every new connection.
@@ -125,10 +132,10 @@ struct StatementTimeout {
     ms: u64,
 }
 
-impl CustomizeConnection<Client, tokio_postgres::Error> for StatementTimeout {
+impl CustomizeConnection<Session, tokio_postgres::Error> for StatementTimeout {
     fn on_acquire<'a>(
         &'a self,
-        connection: &'a mut Client,
+        connection: &'a mut Session,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send + 'a>> {
         let statement = format!("SET statement_timeout = {}", self.ms);
         let set: BoxFuture<'a, _> = Box::pin(async move { connection.batch_execute(&statement).await });

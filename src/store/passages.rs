@@ -2,7 +2,7 @@
 
 use pgvector::Vector;
 use serde_json::Value;
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{Client, Row, types::Type};
 use uuid::Uuid;
 
 use super::{Collection, Filter, FromRow, Store, StoreError, TenantId, filter::Parameters};
@@ -70,6 +70,20 @@ impl FromRow for FoundPassage {
 /// Keeps the planner from the HNSW index.
 const EXACT: &str = "SELECT set_config('enable_indexscan', 'off', true)";
 
+/// The rows of a statement under settings that are its own.
+async fn rows_with(
+    client: &mut Client,
+    settings: &str,
+    statement: &str,
+    parameters: &Parameters,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    transaction.query_typed(settings, &[]).await?;
+    let rows = transaction.query_typed(statement, &parameters.as_slice()).await?;
+    transaction.commit().await?;
+    Ok(rows)
+}
+
 impl Store {
     /// The `k` passages nearest to the vector, best first.
     ///
@@ -86,11 +100,10 @@ impl Store {
             }
             SearchEffort::Exact => EXACT,
         };
-        let mut connection = self.connection().await?;
-        let transaction = connection.transaction().await?;
-        transaction.query_typed(settings, &[]).await?;
-        let rows = transaction.query_typed(&statement, &parameters.as_slice()).await?;
-        transaction.commit().await?;
+        let mut connection = self.cancellable().await?;
+        let rows = rows_with(&mut connection, settings, &statement, &parameters).await;
+        connection.keep();
+        let rows = rows?;
         if !rows.first().is_some_and(|row| row.get("held")) {
             return Err(StoreError::SpacesChanged(query.collection.name.clone()));
         }

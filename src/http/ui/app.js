@@ -2,7 +2,7 @@
 
 import { clearAnswer, showPiece, showSources, showWhole } from "./answer.js";
 import { collection, loadCollections, startCollections } from "./collections.js";
-import { nameButtons, startFeedback } from "./feedback.js";
+import { startFeedback } from "./feedback.js";
 import { $, el } from "./render.js";
 import { Problem, send, serverEvents } from "./server.js";
 import { startSettings } from "./settings.js";
@@ -188,7 +188,6 @@ async function showHealth() {
 }
 
 async function start() {
-  $("question").placeholder = t("placeholder");
   showHealth();
   // Each of these only adds to the page: it works without them.
   await Promise.allSettled([loadCollections(), showSamples()]);
@@ -199,10 +198,7 @@ startSettings();
 startFeedback();
 startUpload(collection, showStart);
 startCollections(() => showStart().catch(() => {}));
-document.addEventListener("language", () => {
-  nameButtons();
-  start();
-});
+document.addEventListener("language", start);
 document.addEventListener("token", start);
 $("health").textContent = t("checking-server");
 fitQuestion();

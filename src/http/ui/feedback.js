@@ -17,14 +17,6 @@ export function startFeedback() {
     const copied = await copy(asText(answer)).then(() => true, () => false);
     $("said").textContent = t(copied ? "copied" : "not-copied");
   });
-  nameButtons();
-}
-
-export function nameButtons() {
-  for (const [name, key] of [["up", "good"], ["down", "bad"]]) {
-    $(name).ariaLabel = t(key);
-    $(name).title = t(key);
-  }
 }
 
 /** Offers the buttons for a whole answer; for none hides them. */

@@ -2,7 +2,7 @@
 
 import { $ } from "./render.js";
 import { keepToken, token } from "./server.js";
-import { otherLanguage, t, translate } from "./words.js";
+import { label, otherLanguage, translate } from "./words.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -11,7 +11,6 @@ export function startSettings() {
   showTheme();
   $("language").addEventListener("click", () => {
     otherLanguage();
-    showTheme();
     document.dispatchEvent(new CustomEvent("language"));
   });
   $("theme").addEventListener("click", () => {
@@ -56,7 +55,5 @@ function isDark() {
 
 function showTheme() {
   $("theme").textContent = isDark() ? "☀" : "☾";
-  $("theme").ariaLabel = t(isDark() ? "to-light" : "to-dark");
-  $("theme").title = $("theme").ariaLabel;
-  for (const button of document.querySelectorAll("[data-close]")) button.ariaLabel = t("close");
+  label($("theme"), isDark() ? "to-light" : "to-dark");
 }

@@ -3,6 +3,7 @@
 const ENGLISH = {
   skip: "Skip to the question",
   add: "Add documents",
+  tools: "Tools",
   title: "Ask the documents",
   lede: "Every answer names the passages it rests on. When the documents do not hold the answer, you are told so.",
   question: "Your question",
@@ -91,6 +92,7 @@ const ENGLISH = {
 const CHINESE = {
   skip: "跳到提问框",
   add: "添加文档",
+  tools: "工具",
   title: "向文档提问",
   lede: "每个回答都注明所依据的段落。文档中没有答案时，会直接告诉您。",
   question: "您的问题",
@@ -189,9 +191,18 @@ export function translate() {
   document.documentElement.lang = chinese ? "zh-CN" : "en";
   document.title = `${t("title")} · ragway`;
   for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+  for (const node of document.querySelectorAll("[data-t-placeholder]")) node.placeholder = t(node.dataset.tPlaceholder);
+  for (const node of document.querySelectorAll("[data-t-label]")) label(node, node.dataset.tLabel);
   const button = document.getElementById("language");
   button.textContent = chinese ? "English" : "中文";
   button.lang = chinese ? "en" : "zh";
+}
+
+/** Names a node without words of its own; translated with the rest from then on. */
+export function label(node, key) {
+  node.dataset.tLabel = key;
+  node.ariaLabel = t(key);
+  if (node.matches("button")) node.title = t(key);
 }
 
 /** Goes over to the other language and remembers it. */

@@ -8,9 +8,9 @@ use actix_web::{
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::wire::{RagwayExtension, done, error_event, events};
+use super::wire::{RagwayExtension, done, error_event};
 use crate::{
-    http::{Gateway, compat::OpenAiError, error::ApiError},
+    http::{Gateway, compat::OpenAiError, error::ApiError, sse},
     models::{
         ModelError,
         forward::{Chunk, ForwardError, ForwardRequest, Forwarded, Refusal, Whole, with_member},
@@ -47,7 +47,7 @@ pub(super) async fn pass_on(
             let mut relay = Relay { wants_usage, first: None, extension, ended: false };
             let end = stream::iter([None]);
             let lines = chunks.map(Some).chain(end).map(move |chunk| stream::iter(relay.write(chunk)));
-            events(lines.flatten())
+            sse::response(lines.flatten())
         }
     })
 }

@@ -1,12 +1,9 @@
 //! Chat completions as they are written, whole and in chunks.
 
-use std::{
-    convert::Infallible,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix_web::{HttpResponse, http::header, web::Bytes};
-use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
+use actix_web::{HttpResponse, web::Bytes};
+use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -16,6 +13,7 @@ use crate::{
     http::{
         ask::{AttemptBody, CitationBody},
         compat::OpenAiError,
+        sse,
     },
     models::{ModelError, Usage},
     rag::{RagError, usage::Charge},
@@ -241,7 +239,7 @@ impl Head {
     /// Writes each part as it comes.
     pub fn stream(self, pieces: Pieces, include_usage: bool) -> HttpResponse {
         let first = self.chunk(Some((json!({"role": "assistant", "content": ""}), None)), include_usage);
-        let first = stream::iter([event(&first)]);
+        let first = stream::iter([sse::data(&first)]);
         let mut ended = false;
         let end = stream::iter([Err(ended_early())]);
         let rest = pieces.chain(end).map(move |piece| {
@@ -250,11 +248,11 @@ impl Head {
             }
             match piece {
                 Ok(Piece::Text(text)) => {
-                    vec![event(&self.chunk(Some((json!({"content": text}), None)), include_usage))]
+                    vec![sse::data(&self.chunk(Some((json!({"content": text}), None)), include_usage))]
                 }
                 Ok(Piece::Annotation(annotation)) => {
                     let delta = json!({"annotations": [annotation]});
-                    vec![event(&self.chunk(Some((delta, None)), include_usage))]
+                    vec![sse::data(&self.chunk(Some((delta, None)), include_usage))]
                 }
                 Ok(Piece::End(end)) => {
                     ended = true;
@@ -266,17 +264,17 @@ impl Head {
                 }
             }
         });
-        events(first.chain(rest.flat_map(stream::iter)))
+        sse::response(first.chain(rest.flat_map(stream::iter)))
     }
 
     fn last(&self, end: End, include_usage: bool) -> Vec<Bytes> {
         let mut last = self.chunk(Some((json!({}), Some(end.finish_reason))), include_usage);
         last.ragway = Some(end.ragway);
-        let mut events = vec![event(&last)];
+        let mut events = vec![sse::data(&last)];
         if include_usage {
             let mut usage = self.chunk(None, true);
             usage.usage = Some(json!(end.usage));
-            events.push(event(&usage));
+            events.push(sse::data(&usage));
         }
         events.push(done());
         events
@@ -326,27 +324,13 @@ impl From<Charge> for ChatUsage {
     }
 }
 
-/// A response of these events.
-pub(super) fn events(events: impl Stream<Item = Bytes> + 'static) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        // nginx would otherwise hold the events back.
-        .insert_header(("x-accel-buffering", "no"))
-        .streaming(events.map(Ok::<_, Infallible>))
-}
-
 /// The end of a stream that went well.
 pub(super) fn done() -> Bytes {
-    Bytes::from_static(b"data: [DONE]\n\n")
+    sse::text("[DONE]")
 }
 
 pub(super) fn error_event(error: &OpenAiError) -> Bytes {
-    event(&error.body())
-}
-
-fn event(data: &impl Serialize) -> Bytes {
-    Bytes::from(format!("data: {}\n\n", serde_json::to_string(data).unwrap_or_default()))
+    sse::data(&error.body())
 }
 
 fn ended_early() -> RagError {
