@@ -30,7 +30,8 @@ pg_dump --format=custom --no-owner --no-comments --file "$part/ragway.dump"
 for file in "$@"; do
     cp -R "$file" "$part/"
 done
-(cd "$part" && find . -type f ! -name SHA256SUMS -exec sha256sum {} + > SHA256SUMS)
+sums=$(cd "$part" && find . -type f -exec sha256sum {} +)
+printf '%s\n' "$sums" > "$part/SHA256SUMS"
 # What cannot be read is not a backup.
 pg_restore --list "$part/ragway.dump" > /dev/null
 sync
