@@ -4,7 +4,7 @@
 #   PGHOST=… PGUSER=ragway_owner PGPASSWORD=… restore.sh FOLDER/<UTC time>
 #
 # Before: roles, database and extension are there (deploy/postgres/init.sh) and no gateway runs.
-# After: `ragway migrate` where the program is newer than the backup. All or nothing: what fails leaves
+# After: `ragway migrate`, which does something only where the program is newer than the backup. All or nothing: what fails leaves
 # the database empty. Connects as backup.sh does.
 set -eu
 

