@@ -11,7 +11,10 @@ program() {
         # Some packages start a service of their own, which nobody here wants.
         { apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends "$2"; } >&2 || true
     fi
-    command -v "$1" >/dev/null
+    if ! command -v "$1" >/dev/null; then
+        echo "there is no $1, and Debian's package $2 could not be installed" >&2
+        return 1
+    fi
 }
 
 # python_packages FOLDER REQUIREMENTS: a virtual environment with just these packages in FOLDER/venv,

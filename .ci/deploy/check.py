@@ -7,6 +7,7 @@ error at the first thing that is not so.
 """
 
 import json
+import os
 import re
 import ssl
 import subprocess
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import gateway
 import upstream
 from client import Load, Reply, call, events, good
-from stack import Nginx, Postgres, Programs, eventually, pgbouncer, prometheus, redis
+from stack import Nginx, Postgres, Programs, eventually, free_port, pgbouncer, prometheus, redis, stop
 
 FARES = "# Fares\n\nA bicycle costs 3 euros each way. Children under six travel free."
 TIMES = "# Timetable\n\nThe first ferry leaves Nordby at 06:40. The last one leaves at 22:15."
@@ -80,7 +81,7 @@ def main(binary: Path, place: Path) -> None:
         deployment = Deployment(binary, place, build, stack)
         done("three gateways on one PostgreSQL through PgBouncer, Redis, nginx and Prometheus run")
         checks = (
-            limits, requests, streams, caches, pools, closed, sizes, encrypts, replica_killed, metrics, recovers, all_gone,
+            limits, requests, image, streams, caches, pools, closed, sizes, encrypts, replica_killed, metrics, recovers, all_gone,
         )
         for check in checks:
             check(deployment)
@@ -127,6 +128,36 @@ def requests(deployment: Deployment) -> None:
     assert reply.headers["x-request-id"] == "of-the-client", reply.headers
     assert call(deployment.url, "/version", x_request_id='"}').headers["x-request-id"] != '"}'
     done("documents, searches, embeddings and answers through nginx; every gateway is asked")
+
+
+def image(deployment: Deployment) -> None:
+    """What `image` made of the Dockerfile, run as its user with its settings and its health check."""
+    root = deployment.place / "image"
+    if not root.is_dir():
+        return
+    dockerfile = Path("deploy/docker/Dockerfile").read_text().replace("\\\n", "")
+    # Loopback, not every address of this machine.
+    port = free_port()
+    settings = dict(word.split("=") for word in re.search(r"^ENV (.*)$", dockerfile, re.M)[1].split())
+    settings |= {"HOST": "127.0.0.1", "PORT": str(port), "DATABASE_URL": deployment.postgres.url("ragway", deployment.pool)}
+    probe = json.loads(re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", dockerfile, re.M)[1])
+    probe = [word.replace(":8080/", f":{port}/") for word in probe]
+    inside = ["chroot", f"--userspec={re.search(r'^USER (.*)$', dockerfile, re.M)[1]}", root, "env", "-i"]
+    inside += [f"PATH={os.environ['PATH']}", *(f"{name}={value}" for name, value in settings.items())]
+    health = lambda: subprocess.run([*inside, *probe], capture_output=True).returncode == 0
+    refused = subprocess.run([*inside, "HOST=0.0.0.0", "ragway", "serve"], capture_output=True, text=True)
+    assert refused.returncode != 0 and "--allow-unauthenticated" in refused.stderr, refused
+    assert not health()
+    process = deployment.programs.start("image-gateway", [*inside, "ragway", "serve"], port)
+    eventually("the image's health check", health, process)
+    url = f"http://127.0.0.1:{port}"
+    for path in ("/embed/text-embedding", "/embed/multilingual"):
+        ours, theirs = (good(where, path, {"texts": ["ferry"]}) for where in (url, deployment.urls[0]))
+        assert ours["embeddings"] == theirs["embeddings"], path
+    asked = good(url, "/api/v1/ask", {"question": QUESTIONS[0]})
+    assert asked["answered"] and asked["citations"], asked
+    stop(process)
+    done(f"the image's gateway is healthy by its own check, embeds as the others and answers by {asked['model']}")
 
 
 def streams(deployment: Deployment) -> None:
