@@ -39,7 +39,7 @@ def eventually(what: str, holds, process: subprocess.Popen | None = None) -> Non
         if process and process.poll() is not None:
             break
         time.sleep(0.1)
-    raise SystemExit(f"{what}: it did not come about")
+    raise SystemExit(f"{what}: it did not come about; the logs are in the folder of the check")
 
 
 def listens(port: int) -> bool:
@@ -99,30 +99,63 @@ def give_away(*paths: Path) -> None:
 
 
 class Postgres:
-    """A fresh server with the roles and the database of `deploy/postgres/init.sh`."""
+    """A server, with the roles and the database of `deploy/postgres/init.sh`.
+
+    It archives its WAL as deploy/backup/README.md says, to `wal` in its folder.
+    """
 
     def __init__(self, programs: Programs, name: str, build: Path) -> None:
-        self.build, self.port = build, free_port()
-        self.environment = {
-            "PATH": f"{build / 'bin'}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(build / "lib"), "LC_ALL": "C.UTF-8",
-        }
-        folder = programs.folder(name)
-        give_away(folder)
-        data = folder / "data"
-        password = folder / "password"
+        self.prepare(programs, name, build)
+        password = self.folder / "password"
         password.write_text("superuser0secret")
         password.chmod(0o644)
         arguments = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8"]
         subprocess.run(
-            [build / "bin/initdb", "--pgdata", data, *arguments], env=self.environment, check=True,
+            [build / "bin/initdb", "--pgdata", self.data, *arguments], env=self.environment, check=True,
             stdout=subprocess.DEVNULL, **unprivileged(),
         )
-        settings = ["-clisten_addresses=127.0.0.1", f"-cport={self.port}", "-cunix_socket_directories="]
-        self.process = programs.start(
-            name, [build / "bin/postgres", "-D", data, *settings], self.port, env=self.environment, **unprivileged()
-        )
-        eventually(name, lambda: self.run("pg_isready", "--quiet", check=False).returncode == 0)
-        subprocess.run(["sh", "deploy/postgres/init.sh"], env=self.as_user("postgres", "superuser0secret") | PASSWORDS, check=True)
+        self.serve(programs, name)
+        init = ["sh", "deploy/postgres/init.sh"]
+        subprocess.run(init, env=self.as_user("postgres", "superuser0secret") | PASSWORDS, check=True)
+
+    def prepare(self, programs: Programs, name: str, build: Path) -> None:
+        self.build, self.port, self.folder = build, free_port(), programs.folder(name)
+        self.data, self.wal = self.folder / "data", self.folder / "wal"
+        self.wal.mkdir()
+        give_away(self.folder, self.wal)
+        self.environment = {
+            "PATH": f"{build / 'bin'}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(build / "lib"), "LC_ALL": "C.UTF-8",
+        }
+
+    @classmethod
+    def restored(cls, programs: Programs, old: "Postgres", base: Path, until: str) -> "Postgres":
+        """Another server, from a base backup of `old` and what it archived since, up to a moment."""
+        server = cls.__new__(cls)
+        server.prepare(programs, f"{old.folder.name}-restored", old.build)
+        server.data.mkdir(mode=0o700)
+        give_away(server.data)
+        for archive, folder in (("base", server.data), ("pg_wal", server.data / "pg_wal")):
+            subprocess.run(["tar", "-xzf", base / f"{archive}.tar.gz", "-C", folder], check=True, **unprivileged())
+        with (server.data / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"restore_command = 'cp {old.wal}/%f %p'\n")
+            settings.write(f"recovery_target_time = '{until}'\nrecovery_target_action = promote\n")
+        signal = server.data / "recovery.signal"
+        signal.touch()
+        give_away(signal)
+        server.serve(programs, server.folder.name)
+        eventually("recovery", lambda: server.ask("SELECT pg_is_in_recovery()") == "f", server.process)
+        return server
+
+    def serve(self, programs: Programs, name: str) -> None:
+        guide = Path("deploy/backup/README.md").read_text()
+        archive = re.search(r"^archive_command = '(.*)'$", guide, re.M)[1].replace("/wal/", f"{self.wal}/")
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
+            "archive_mode": "on", "archive_timeout": 300, "archive_command": archive,
+        }
+        command = [self.build / "bin/postgres", "-D", self.data, *(f"-c{key}={value}" for key, value in settings.items())]
+        self.process = programs.start(name, command, self.port, env=self.environment, **unprivileged())
+        eventually(name, lambda: self.run("pg_isready", "--quiet", check=False).returncode == 0, self.process)
 
     def as_user(self, user: str, password: str, **more: str) -> dict[str, str]:
         """What tells libpq where to connect and as whom."""

@@ -60,8 +60,7 @@ pub async fn migrate(
 }
 
 async fn may_migrate(client: &Client) -> Result<bool, StoreError> {
-    let row =
-        client.query_typed_one("SELECT has_schema_privilege('public', 'CREATE') AS may", &[]).await?;
+    let row = client.query_typed_one("SELECT has_schema_privilege('public', 'CREATE') AS may", &[]).await?;
     Ok(row.get("may"))
 }
 
@@ -81,9 +80,8 @@ async fn apply(client: &mut Client, application_role: Option<&str>) -> Result<Ve
 async fn check_applied(client: &Client) -> Result<(), StoreError> {
     let runner = embedded_files::migrations::runner();
     let newest = runner.get_migrations().iter().map(refinery::Migration::version).max();
-    let applied = client
-        .query_typed_one("SELECT max(version) AS version FROM refinery_schema_history", &[])
-        .await;
+    let applied =
+        client.query_typed_one("SELECT max(version) AS version FROM refinery_schema_history", &[]).await;
     let applied = match applied {
         Ok(row) => row.get::<_, Option<i32>>("version"),
         Err(error)
