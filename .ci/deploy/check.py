@@ -237,7 +237,7 @@ def replica_killed(deployment: Deployment) -> None:
         process, _ = deployment.gateways[2]
         process.kill()
         process.wait(30)
-        eventually("300 requests after the kill", lambda: load.done >= before + 300)
+        eventually("200 requests after the kill", lambda: load.done >= before + 200)
     assert not load.failed, f"{len(load.failed)} of {load.done}: {load.failed[:3]}"
     asked = good(deployment.url, "/api/v1/ask", {"question": QUESTIONS[0]})
     assert asked["answered"], asked
