@@ -38,6 +38,23 @@ async fn replicas_that_start_at_once_migrate_once() {
 }
 
 #[tokio::test]
+async fn a_role_without_power_is_content_with_a_schema_that_is_there() {
+    let (url, admin_url) = fresh_database().await;
+    assert!(migrate(&url, None).await.unwrap().applied.is_empty());
+    // A newer program's.
+    let newer = "INSERT INTO refinery_schema_history VALUES (9999, 'newer', '', '')";
+    crate::harness::execute(&admin_url, newer).await;
+    assert!(migrate(&url, None).await.unwrap().applied.is_empty());
+    let older = "DELETE FROM refinery_schema_history WHERE version > 7";
+    crate::harness::execute(&admin_url, older).await;
+    let refused = migrate(&url, None).await.unwrap_err().to_string();
+    assert!(refused.contains("`ragway migrate`") && refused.contains("DATABASE_ADMIN_URL"), "{refused}");
+    crate::harness::execute(&admin_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public").await;
+    let refused = migrate(&url, None).await.unwrap_err().to_string();
+    assert!(refused.contains("`ragway migrate`"), "{refused}");
+}
+
+#[tokio::test]
 async fn the_application_role_reads_and_writes_rows_and_nothing_else() {
     let (url, _) = fresh_database().await;
     let (client, connection) =

@@ -1,17 +1,13 @@
 """ragway with an answer backend that says what it is told, for the time of a test."""
 
 import json
-import os
-import re
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-# Long enough to download models and PostgreSQL.
-START_S = 600
+import gateway
 
 
 class Backend:
@@ -71,33 +67,6 @@ class Backend:
 def ragway(binary: Path, place: Path, backend: Backend):
     """The address of a running ragway; it is stopped at the end."""
     config = place / "models.toml"
-    text = Path("models.toml").read_text()
-    text, count = re.subn(r"(\[routes\.answer\]\nbackends = )\[.*?\]", r'\1["broken", "writer"]', text, flags=re.S)
-    assert count == 1, "models.toml has no [routes.answer]"
-    for name in ("broken", "writer"):
-        text += f'\n[[llm]]\nname = "{name}"\nkind = "openai"\nbase_url = "{backend.url}"\n'
-        text += f'model = "{name}"\ncontext_tokens = 4096\n'
-    config.write_text(text)
-    dropped = ("DATABASE_URL", "DB_HOST", "RAGWAY_PROMPTS", "OPENAI_API_KEY")
-    environment = {name: value for name, value in os.environ.items() if name not in dropped}
-    environment |= {"RAGWAY_HOME": str((place / "home").absolute()), "NO_PROXY": "127.0.0.1"}
-    log = place / "ragway.log"
-    with log.open("w") as output:
-        command = [str(binary), "--config", str(config), "serve", "--host", "127.0.0.1", "--port", "0"]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            yield address(process, log)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def address(process: subprocess.Popen, log: Path) -> str:
-    for _ in range(START_S * 2):
-        found = re.search(r"explore the API\s+(http://127\.0\.0\.1:\d+)/", log.read_text())
-        if found:
-            return found[1]
-        if process.poll() is not None:
-            break
-        time.sleep(0.5)
-    raise SystemExit(f"ragway did not start:\n{log.read_text()[-3000:]}")
+    config.write_text(gateway.catalog({"broken": backend.url, "writer": backend.url}))
+    with gateway.running(binary, config, place / "ragway.log", gateway.environment(place / "home")) as (_, url):
+        yield url

