@@ -25,6 +25,7 @@ mod embed;
 mod errors;
 mod evaluate;
 mod feedback;
+mod formats;
 mod http;
 mod images;
 mod injection;

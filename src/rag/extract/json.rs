@@ -16,8 +16,9 @@ pub(super) fn extract(text: &str) -> Result<Extracted, ExtractError> {
     let mut title = None;
     match values.as_slice() {
         [value] if !value.starts_with('[') => {
-            title = Flattened::of(value).title;
-            out.paragraph(&Flattened::of(value).text);
+            let flattened = Flattened::of(value);
+            out.paragraph(&flattened.text);
+            title = flattened.title;
         }
         [list] => write_records(elements(list), &mut out)?,
         several => write_records(several.iter().copied(), &mut out)?,

@@ -235,8 +235,8 @@ mod tests {
     }
 
     #[test]
-    fn data_and_source_code_are_plain_text() {
-        for name in ["a.csv", "a.json", "a.log", "a.rs", "Makefile", "a.unknown"] {
+    fn logs_and_source_code_are_plain_text() {
+        for name in ["a.log", "a.rs", "a.xml", "Makefile", "a.unknown"] {
             let got = text_of(name, b"x: 1,2\n  y\n");
             assert_eq!((got.format, got.text.as_str()), (Format::Text, "x: 1,2\n  y"), "{name}");
         }
@@ -245,15 +245,20 @@ mod tests {
     #[test]
     fn other_formats_are_refused_by_name() {
         let zip = extract(Some("report.docx"), None, b"PK\x03\x04....").unwrap_err();
-        assert!(zip.to_string().starts_with("a Word document (.docx) cannot be read; supported are"));
+        assert!(
+            zip.to_string().starts_with("Word document (.docx) cannot be read: its ZIP container is damaged")
+        );
+        let old = extract(Some("a.doc"), None, b"text").unwrap_err();
+        assert!(
+            old.to_string()
+                .starts_with("an old Word document (.doc) cannot be read; supported are plain text,")
+        );
         let png = extract(None, None, b"\x89PNG\r\n\x1a\n").unwrap_err();
-        assert!(png.to_string().starts_with("a PNG image cannot be read"));
-        let mail = extract(Some("a.eml"), None, b"From: x").unwrap_err();
-        assert!(matches!(mail, ExtractError::Unsupported { .. }));
+        assert!(png.to_string().starts_with("a PNG image holds no text"));
         let image = extract(None, Some("image/webp"), b"text").unwrap_err();
-        assert!(matches!(image, ExtractError::Unsupported { .. }));
+        assert!(matches!(image, ExtractError::Picture { .. }));
         let named = extract(Some("a.pdf"), None, b"hello").unwrap_err();
-        assert_eq!(named.to_string(), "PDF cannot be read: it does not begin with %PDF-");
+        assert_eq!(named.to_string(), "PDF cannot be read: it does not begin as one (%PDF-)");
     }
 
     #[test]

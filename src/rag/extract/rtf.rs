@@ -205,7 +205,9 @@ impl Reader {
             "f" if self.state.goes_to == Target::Fonts => self.state.defined = number,
             "f" => self.state.encoding = self.fonts.get(&number).copied().unwrap_or(self.default_encoding),
             "fcharset" => {
-                drop(charset::of_font(number).map(|encoding| self.fonts.insert(self.state.defined, encoding)))
+                if let Some(encoding) = charset::of_font(number) {
+                    self.fonts.insert(self.state.defined, encoding);
+                }
             }
             "plain" => (self.state.encoding, self.state.is_hidden) = (self.default_encoding, false),
             "v" => self.state.is_hidden = value != Some(0),
