@@ -3,11 +3,11 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestApp, good, problem};
 
-async fn upload(app: &TestApp, form: Form) -> reqwest::Response {
+pub async fn upload(app: &TestApp, form: Form) -> reqwest::Response {
     app.post("/api/v1/documents").multipart(form).send().await.unwrap()
 }
 
-fn file(name: &str, bytes: impl Into<Vec<u8>>) -> Part {
+pub fn file(name: &str, bytes: impl Into<Vec<u8>>) -> Part {
     Part::bytes(bytes.into()).file_name(name.to_owned())
 }
 
@@ -118,7 +118,8 @@ async fn unreadable_content_is_refused_with_the_reason() {
     assert!(told["detail"].as_str().unwrap().contains("UTF-8"), "{told}");
     refused(file("a.txt", vec![0u8, 1, 2, 3, 255, 254, 7]), 422, "unreadable_document").await;
     refused(file("a.pdf", "%PDF-1.7 and nothing more"), 422, "unreadable_document").await;
-    refused(file("a.docx", b"PK\x03\x04 zip".to_vec()), 415, "unsupported_format").await;
+    refused(file("a.docx", b"PK\x03\x04 zip".to_vec()), 422, "unreadable_document").await;
+    refused(file("a.zip", b"PK\x03\x04 zip".to_vec()), 415, "unsupported_format").await;
     refused(file("a.txt", "  \n "), 422, "unreadable_document").await;
     let nul = app.post("/api/v1/documents").json(&json!({"content": "a\u{0}b"})).send().await.unwrap();
     problem(nul, 422, "unreadable_document").await;
@@ -185,7 +186,7 @@ async fn a_body_over_the_limit_is_refused() {
 }
 
 /// A PDF of one page with one line of text.
-fn pdf(line: &str) -> Vec<u8> {
+pub fn pdf(line: &str) -> Vec<u8> {
     let stream = format!("BT /F1 18 Tf 72 700 Td ({line}) Tj ET");
     let objects = [
         "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),

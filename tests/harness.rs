@@ -22,7 +22,7 @@ use ragway::{
         candle::gguf::GgufGenerator,
         router::{AnswerRouter, BackendSpec},
     },
-    rag::{Rag, prompts::Prompts},
+    rag::{Rag, extract::Readers, prompts::Prompts},
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -122,8 +122,10 @@ impl TestApp {
         };
         let prompts = Prompts::load(None).unwrap();
         let cache = EmbeddingCache::new(&catalog.cache, setup.redis_url.as_ref()).unwrap();
+        let readers =
+            Readers::of_program(env!("CARGO_BIN_EXE_ragway").into(), catalog.ingest.readers.clone());
         let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);
-        let rag = rag.with_rerankers(setup.rerankers);
+        let rag = rag.with_rerankers(setup.rerankers).with_readers(readers);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();

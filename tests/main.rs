@@ -26,6 +26,7 @@ mod embed;
 mod errors;
 mod evaluate;
 mod feedback;
+mod formats;
 mod http;
 mod images;
 mod injection;

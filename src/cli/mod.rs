@@ -4,6 +4,7 @@
 mod ask;
 mod doctor;
 mod evaluate;
+mod extract_worker;
 mod ingest;
 mod models;
 mod reembed;
@@ -61,6 +62,9 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Read files for the server that starts it.
+    #[command(hide = true)]
+    ExtractWorker(extract_worker::Arguments),
     /// Measure quality on published test sets.
     Eval {
         #[command(subcommand)]
@@ -77,6 +81,9 @@ enum ConfigCommand {
 /// Parses the arguments and runs the command.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::ExtractWorker(arguments) = cli.command {
+        return extract_worker::run(&arguments);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -117,7 +124,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Eval { command } => evaluate::run(&config, command).await,
-        Command::Openapi => Ok(ExitCode::SUCCESS),
+        Command::Openapi | Command::ExtractWorker(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -161,11 +161,39 @@ impl Default for PoolSettings {
 pub struct IngestSettings {
     pub passage_tokens: usize,
     pub overlap_tokens: usize,
+    pub readers: ReaderSettings,
 }
 
 impl Default for IngestSettings {
     fn default() -> Self {
-        Self { passage_tokens: 200, overlap_tokens: 20 }
+        Self { passage_tokens: 200, overlap_tokens: 20, readers: ReaderSettings::default() }
+    }
+}
+
+/// The processes that read files of foreign formats.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReaderSettings {
+    /// Files that are read at once; more wait.
+    pub processes: usize,
+    /// Longest time for one file.
+    pub timeout_ms: u64,
+    /// Address space of a process, in MiB.
+    pub memory_mb: u64,
+}
+
+impl Default for ReaderSettings {
+    fn default() -> Self {
+        Self { processes: 2, timeout_ms: 60_000, memory_mb: 1024 }
+    }
+}
+
+impl ReaderSettings {
+    fn check(&self) -> Result<(), String> {
+        if self.processes == 0 || self.timeout_ms < 1000 || self.memory_mb < 512 {
+            return Err("ingest.readers: processes must be at least 1, timeout_ms 1000, memory_mb 512".into());
+        }
+        Ok(())
     }
 }
 
@@ -278,6 +306,7 @@ impl Catalog {
         if passage == 0 || self.ingest.overlap_tokens >= passage {
             return Err("ingest: overlap_tokens must be smaller than passage_tokens".into());
         }
+        self.ingest.readers.check()?;
         if self.jobs.lease_ms < 1000 || self.jobs.poll_ms == 0 || self.jobs.max_attempts < 1 {
             return Err("jobs: lease_ms must be at least 1000, poll_ms and max_attempts at least 1".into());
         }

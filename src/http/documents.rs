@@ -39,7 +39,7 @@ const MAX_PAGE: i64 = 500;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewDocument {
-    /// Plain text, Markdown or HTML; or else `image`.
+    /// Plain text, Markdown, HTML, CSV, JSON or an e-mail; or else `image`.
     #[schema(example = "# Fares\n\nA bicycle costs 3 euros each way.")]
     content: Option<String>,
     /// A PNG, JPEG, WebP or GIF file as base64 or data URI, for a collection whose model reads images.
@@ -87,8 +87,9 @@ pub struct DocumentsLater {
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the form in the OpenAPI document; `upload` reads it")]
 pub struct UploadForm {
-    /// One or more files: plain text, Markdown, HTML, or PDF with a text layer; PNG, JPEG, WebP or GIF for a
-    /// collection whose model reads images.
+    /// One or more files: plain text, Markdown, HTML, PDF with a text layer, Word (docx), PowerPoint (pptx), Excel
+    /// (xlsx, xlsb, xls), OpenDocument (odt, ods, odp), EPUB, RTF, e-mail (eml), CSV and TSV, JSON and JSON Lines;
+    /// PNG, JPEG, WebP or GIF for a collection whose model reads images.
     #[schema(value_type = Vec<String>, format = Binary, content_media_type = "application/octet-stream")]
     file: Vec<Vec<u8>>,
     title: Option<String>,
@@ -138,7 +139,7 @@ pub struct DocumentBody {
     external_id: Option<String>,
     title: Option<String>,
     source: Option<String>,
-    /// `text/plain`, `text/markdown`, `text/html`, `application/pdf`, or an image's media type.
+    /// The media type of what it was read from, such as `text/markdown` or `application/pdf`, or of an image.
     #[schema(example = "text/markdown")]
     format: String,
     #[schema(value_type = Object)]
@@ -296,7 +297,7 @@ fn fifty() -> i64 {
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not a format that ragway reads", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "The content cannot be read (empty, binary, a PDF without text, a broken image), or the collection's model reads no images", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The content cannot be read (empty, binary, a PDF without text, a password, a broken image), or the collection's model reads no images", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]

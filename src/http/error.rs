@@ -207,7 +207,9 @@ impl From<RagError> for ApiError {
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),
             RagError::Store(error) => error.into(),
-            RagError::Prompt(_) | RagError::Job(_) | RagError::Task(_) => Self::internal(&detail),
+            RagError::Readers(_) | RagError::Prompt(_) | RagError::Job(_) | RagError::Task(_) => {
+                Self::internal(&detail)
+            }
         }
     }
 }
@@ -216,7 +218,7 @@ impl From<ExtractError> for ApiError {
     fn from(error: ExtractError) -> Self {
         let detail = error.to_string();
         match error {
-            ExtractError::Unsupported { .. } => {
+            ExtractError::Unsupported { .. } | ExtractError::Picture { .. } => {
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_format", detail)
             }
             _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable_document", detail),

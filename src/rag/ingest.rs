@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Caller, Rag, RagError,
     chunk::{Chunk, ChunkLimits, chunk},
-    extract::{Format, extract},
+    extract::Format,
     filters::refuse_nul,
     pictures::{is_picture, picture},
     reembed::LOOK_UPS,
@@ -100,7 +100,7 @@ impl Rag {
         let mut collection = self.collection_to_fill(tenant, named).await?;
         self.embedder_of(&collection).await?;
         check_labels(&file)?;
-        let document = tokio::task::spawn_blocking(move || read(file)).await??;
+        let document = self.read(file).await?;
         let title = document.title.clone();
         if let Some(saved) = self.store.refresh_document(tenant, &collection, &document, step).await? {
             return Ok(Ingested { saved, title });
@@ -121,7 +121,27 @@ impl Rag {
     /// The file itself, when it can be stored as far as it alone says.
     pub(super) async fn checked(&self, file: SourceFile) -> Result<SourceFile, RagError> {
         check_labels(&file)?;
-        tokio::task::spawn_blocking(move || read(file.clone()).map(|_| file)).await?
+        self.read(file.clone()).await?;
+        Ok(file)
+    }
+
+    /// A file as the document that is stored.
+    async fn read(&self, mut file: SourceFile) -> Result<NewDocument, RagError> {
+        if is_picture(&file) {
+            return tokio::task::spawn_blocking(move || picture(file)).await?;
+        }
+        let bytes = Bytes::from(std::mem::take(&mut file.bytes));
+        let extracted = self.readers.extract(file.name.clone(), file.content_type.take(), bytes).await?;
+        Ok(NewDocument {
+            external_id: file.external_id,
+            content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
+            title: file.title.or(extracted.title).or_else(|| file.name.clone()),
+            source: file.source.or(file.name),
+            format: extracted.format.media_type(),
+            content: extracted.text,
+            image: None,
+            metadata: or_empty(file.metadata),
+        })
     }
 
     /// Adds the sets that are missing: one for each space of the collection.
@@ -210,7 +230,7 @@ impl Rag {
             let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
             tokens += embeddings.tokens.iter().sum::<usize>();
             passages.extend(batch.iter().zip(embeddings.vectors).map(|(chunk, vector)| NewPassage {
-                heading: chunk.heading.clone(),
+                heading: chunk.place.clone(),
                 content: chunk.text.clone(),
                 vector,
             }));
@@ -229,23 +249,6 @@ fn with_context(embedder: &dyn Embedder, title: Option<&str>, chunk: &Chunk) -> 
         }
         _ => chunk.text.clone(),
     }
-}
-
-fn read(file: SourceFile) -> Result<NewDocument, RagError> {
-    if is_picture(&file) {
-        return picture(file);
-    }
-    let extracted = extract(file.name.as_deref(), file.content_type.as_deref(), &file.bytes)?;
-    Ok(NewDocument {
-        external_id: file.external_id,
-        content_hash: Sha256::digest(extracted.text.as_bytes()).to_vec(),
-        title: file.title.or(extracted.title).or_else(|| file.name.clone()),
-        source: file.source.or(file.name),
-        format: extracted.format.media_type(),
-        content: extracted.text,
-        image: None,
-        metadata: or_empty(file.metadata),
-    })
 }
 
 /// The object that metadata is where none was given.

@@ -62,6 +62,7 @@ pub struct Rag {
     pub(crate) load: embed_batch::Load,
     pub(crate) answer_cache: Arc<answer_cache::AnswerCache>,
     ledger: Arc<usage::Ledger>,
+    readers: extract::Readers,
 }
 
 /// The collection that is meant when a request names none.
@@ -81,6 +82,7 @@ impl Rag {
             job_settings: catalog.jobs.clone(),
             answer_cache: Arc::new(answer_cache::AnswerCache::new(catalog.ask.cache.clone())),
             ledger: Arc::new(usage::Ledger::new(&catalog, store.clone())),
+            readers: extract::Readers::new(catalog.ingest.readers.clone()),
             catalog,
             store,
             embedders,
@@ -101,6 +103,11 @@ impl Rag {
     /// The same with rerankers.
     pub fn with_rerankers(self, rerankers: Rerankers) -> Self {
         Self { rerankers: Arc::new(rerankers), ..self }
+    }
+
+    /// The same with other processes that read files.
+    pub fn with_readers(self, readers: extract::Readers) -> Self {
+        Self { readers, ..self }
     }
 
     /// The database, for health and metrics.
@@ -171,6 +178,9 @@ pub enum RagError {
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),
+    /// No process to read a file in.
+    #[error("{0}")]
+    Readers(String),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -184,6 +194,15 @@ pub enum RagError {
     /// A worker thread ended early.
     #[error("internal task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl From<extract::ReaderError> for RagError {
+    fn from(error: extract::ReaderError) -> Self {
+        match error {
+            extract::ReaderError::File(error) => error.into(),
+            extract::ReaderError::Unavailable(_) => RagError::Readers(error.to_string()),
+        }
+    }
 }
 
 impl RagError {
@@ -205,6 +224,7 @@ impl RagError {
             | RagError::Reembedding(_)
             | RagError::NoReembedding(_)
             | RagError::Extract(_)
+            | RagError::Readers(_)
             | RagError::Prompt(_)
             | RagError::Job(_)
             | RagError::Task(_) => false,
@@ -215,6 +235,7 @@ impl RagError {
     pub fn is_internal(&self) -> bool {
         match self {
             RagError::Model(ModelError::Failed { .. })
+            | RagError::Readers(_)
             | RagError::Prompt(_)
             | RagError::Job(_)
             | RagError::Task(_) => true,

@@ -2,10 +2,13 @@
 //!
 //! The text is cut into the smallest pieces that should stay whole (sentences,
 //! table rows, code lines), each is counted once, and pieces are packed
-//! greedily. Nothing is rewritten: a passage is a slice of the text.
+//! greedily. Nothing is rewritten: a passage is a slice of the text, with the head
+//! of its table before it where it begins within one.
 
 mod markdown;
 mod pieces;
+
+use std::borrow::Cow;
 
 use super::extract::Format;
 use pieces::{Kind, Piece, Section};
@@ -22,13 +25,15 @@ pub struct ChunkLimits {
 /// A passage of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// `text[start..end]` of the document.
+    /// `text[start..end]` of the document, after the head of the table that it goes on with.
     pub text: String,
     /// Byte offsets in the document's text.
     pub start: usize,
     pub end: usize,
     /// The headings that all of the passage stands under, such as `Install > Linux`.
     pub heading: Option<String>,
+    /// Where it stands: its heading, else its first and its last one, or the pages of a PDF.
+    pub place: Option<String>,
 }
 
 /// More than text has in any language and vocabulary.
@@ -54,7 +59,13 @@ pub fn chunk(
     let count_tokens = &|text: &str| count_tokens(text).max(text.len() / MAX_BYTES_PER_TOKEN);
     let outline = if format.is_markdown() { markdown::outline(text) } else { markdown::plain(text) };
     let pieces = pieces::cut(text, &outline.blocks, max_tokens, count_tokens);
+    let page_ends = if format == Format::Pdf {
+        text.match_indices('\x0c').map(|(at, _)| at).collect()
+    } else {
+        Vec::new()
+    };
     let packer = Packer {
+        page_ends,
         text,
         pieces: &pieces,
         sections: &outline.sections,
@@ -68,6 +79,8 @@ pub fn chunk(
 }
 
 struct Packer<'a> {
+    /// Where the pages of a PDF end, in bytes; empty when that is not known.
+    page_ends: Vec<usize>,
     text: &'a str,
     pieces: &'a [Piece],
     sections: &'a [Section],
@@ -97,7 +110,7 @@ impl Packer<'_> {
         let mut end = self.without_trailing_headings(next, self.chunk_end(first, next));
         // Tokens of joined pieces are not always the sum of theirs.
         loop {
-            let tokens = (self.count_tokens)(self.slice(first, end));
+            let tokens = (self.count_tokens)(&self.passage_text(first, end));
             if tokens <= self.max_tokens {
                 return (first, end);
             }
@@ -127,7 +140,8 @@ impl Packer<'_> {
 
     /// Where the passage from `first` over `next` ends by the sum of tokens.
     fn chunk_end(&self, first: usize, next: usize) -> usize {
-        let mut tokens = self.tokens(first, next + 1);
+        let head = self.pieces[first].head.map_or(0, |head| head.tokens);
+        let mut tokens = head + self.tokens(first, next + 1);
         let mut end = next + 1;
         while let Some(piece) = self.pieces.get(end) {
             if tokens + piece.tokens > self.max_tokens || self.should_break(end, tokens) {
@@ -177,18 +191,31 @@ impl Packer<'_> {
         }
     }
 
-    fn slice(&self, first: usize, end: usize) -> &str {
-        &self.text[self.pieces[first].start..self.pieces[end - 1].end]
+    fn passage_text(&self, first: usize, end: usize) -> Cow<'_, str> {
+        let slice = &self.text[self.pieces[first].start..self.pieces[end - 1].end];
+        match self.pieces[first].head {
+            Some(head) => format!("{}\n{slice}", &self.text[head.start..head.end]).into(),
+            None => slice.into(),
+        }
+    }
+
+    /// The pages that a part of the text stands on.
+    fn pages(&self, start: usize, end: usize) -> Option<String> {
+        let page = |at: usize| 1 + self.page_ends.partition_point(|page_end| *page_end < at);
+        match (page(start), page(end)) {
+            _ if self.page_ends.is_empty() => None,
+            (first, last) if first == last => Some(format!("Page {first}")),
+            (first, last) => Some(format!("Pages {first}–{last}")),
+        }
     }
 
     fn chunk(&self, first: usize, end: usize) -> Chunk {
         let sections = &self.sections[self.pieces[first].section..=self.pieces[end - 1].section];
-        Chunk {
-            text: self.slice(first, end).to_owned(),
-            start: self.pieces[first].start,
-            end: self.pieces[end - 1].end,
-            heading: common_path(sections),
-        }
+        let (start, end_offset) = (self.pieces[first].start, self.pieces[end - 1].end);
+        let heading = common_path(sections);
+        let place =
+            self.pages(start, end_offset).or_else(|| heading.clone()).or_else(|| first_to_last(sections));
+        Chunk { text: self.passage_text(first, end).into_owned(), start, end: end_offset, heading, place }
     }
 }
 
@@ -198,6 +225,13 @@ fn common_path(sections: &[Section]) -> Option<String> {
     let shared = |path: &Section| path.iter().zip(first).take_while(|(a, b)| a == b).count();
     let length = rest.iter().map(shared).min().unwrap_or(first.len());
     (length > 0).then(|| first[..length].join(" > "))
+}
+
+/// The first and the last heading of sections that have none in common.
+fn first_to_last(sections: &[Section]) -> Option<String> {
+    let mut titles = sections.iter().filter_map(|section| section.last());
+    let first = titles.next()?;
+    Some(titles.next_back().map_or(first.clone(), |last| format!("{first} – {last}")))
 }
 
 fn section_ends(pieces: &[Piece]) -> Vec<usize> {
@@ -290,6 +324,55 @@ mod tests {
     }
 
     #[test]
+    fn passages_of_a_table_repeat_its_head() {
+        let rows: String = (0..40).map(|n| format!("| name {n} | {n} |\n")).collect();
+        let text = format!("# Fares\n\n| Who | Price |\n| --- | --- |\n{rows}");
+        let got = passages(&text, Format::Markdown, 40, 10);
+        assert!(got.len() > 3);
+        for chunk in &got {
+            let rows = chunk.text.split_once("| Who | Price |\n| --- | --- |\n").unwrap().1;
+            assert!(rows.starts_with("| name ") && rows.ends_with(" |") && words(&chunk.text) <= 40);
+            assert_eq!(chunk.heading.as_deref(), Some("Fares"));
+        }
+        // A row that is too long is cut so that each part has the head, and a head that is
+        // too long is left out.
+        let long = format!("| A | B |\n| - | - |\n| {} | y |", "x ".repeat(100));
+        assert!(
+            passages(&long, Format::Markdown, 30, 0).iter().all(|chunk| chunk.text.starts_with("| A | B |"))
+        );
+        let wide = format!("|{}\n|{}\n{}", " a |".repeat(50), " - |".repeat(50), "| 1 |\n".repeat(50));
+        check(&wide, &passages(&wide, Format::Markdown, 30, 0), 30, words);
+    }
+
+    #[test]
+    fn a_large_table_is_cut_in_linear_time() {
+        let text = format!("| Who | Price |\n| --- | --- |\n{}", "| somebody | 12.50 |\n".repeat(100_000));
+        let counted = std::cell::Cell::new(0);
+        let count = |part: &str| {
+            counted.set(counted.get() + part.len());
+            words(part)
+        };
+        let got = chunk(&text, Format::Csv, ChunkLimits { max_tokens: 200, overlap_tokens: 20 }, &count);
+        assert!(counted.get() <= 8 * text.len());
+        check(&text, &got, 200, words);
+    }
+
+    #[test]
+    fn places_are_pages_and_ranges_of_sections() {
+        let text = "One two three.\n\x0c\nFour five six.\n\x0c\n\n\x0c\nSeven eight nine.\n\x0c\n";
+        let places = |text: &str, format, max_tokens| -> Vec<_> {
+            passages(text, format, max_tokens, 0).into_iter().map(|chunk| chunk.place).collect()
+        };
+        let pages = |names: &[&str]| names.iter().map(|name| Some((*name).to_owned())).collect::<Vec<_>>();
+        assert_eq!(places(text, Format::Pdf, 3), pages(&["Page 1", "Page 2", "Page 4"]));
+        assert_eq!(places(text, Format::Pdf, 50), pages(&["Pages 1–4"]));
+        // Stored before pages were known.
+        assert_eq!(places("One two three.", Format::Pdf, 50), [None]);
+        let slides = "## Slide 1: A\n\nx\n\n## Slide 2: B\n\ny\n\n## Slide 3: C\n\nz";
+        assert_eq!(places(slides, Format::Pptx, 50), pages(&["Slide 1: A – Slide 3: C"]));
+    }
+
+    #[test]
     fn text_that_counts_as_one_token_is_cut_all_the_same() {
         let text = "เรือเฟอร์รี่".repeat(500);
         let got = chunk(&text, Format::Text, ChunkLimits { max_tokens: 10, overlap_tokens: 0 }, &|_| 1);
@@ -349,7 +432,8 @@ mod tests {
     fn check(text: &str, chunks: &[Chunk], max_tokens: usize, count: fn(&str) -> usize) {
         let mut covered = 0;
         for (index, chunk) in chunks.iter().enumerate() {
-            assert_eq!(chunk.text, text[chunk.start..chunk.end]);
+            let head = chunk.text.strip_suffix(&text[chunk.start..chunk.end]).unwrap();
+            assert!(head.is_empty() || head.starts_with('|') && head.ends_with("|\n"), "{head:?}");
             assert!(chunk.end > covered, "no progress in {index}");
             let gap = text.get(covered..chunk.start).unwrap_or_default();
             assert!(gap.trim().is_empty(), "lost {gap:?}");

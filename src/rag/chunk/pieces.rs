@@ -36,6 +36,16 @@ pub(super) struct Piece {
     pub section: usize,
     pub tokens: usize,
     pub starts_paragraph: bool,
+    /// The head of the table that the row belongs to.
+    pub head: Option<Head>,
+}
+
+/// Names of a table's columns and the line under them, which each passage of its rows repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub start: usize,
+    pub end: usize,
+    pub tokens: usize,
 }
 
 /// Bytes above which a piece is cut before it is counted: tokenizers are slow with long texts.
@@ -53,11 +63,14 @@ pub(super) fn cut(
 ) -> Vec<Piece> {
     let mut cutter = Cutter { text, max_tokens, count_tokens, pieces: Vec::new() };
     for block in blocks {
+        let head = cutter.head(block);
         let mut starts_paragraph = true;
         for (start, end) in wholes(text, block) {
-            let piece =
-                Piece { kind: block.kind, start, end, section: block.section, tokens: 0, starts_paragraph };
-            cutter.add(piece);
+            let head = head.filter(|head| start >= head.end);
+            // Rows leave room for the head.
+            cutter.max_tokens = max_tokens - head.map_or(0, |head| head.tokens);
+            let (kind, section) = (block.kind, block.section);
+            cutter.add(Piece { kind, start, end, section, tokens: 0, starts_paragraph, head });
             starts_paragraph = false;
         }
     }
@@ -97,6 +110,22 @@ struct Cutter<'a> {
 }
 
 impl Cutter<'_> {
+    /// The head of a table: the first row, where a line of dashes is under it. One that would
+    /// take more than half of a passage is not repeated.
+    fn head(&self, block: &Block) -> Option<Head> {
+        let inner = &self.text[block.start..block.end];
+        let (names, rest) = inner.split_once('\n')?;
+        let line = rest.lines().next()?;
+        let is_line = line.contains('-') && line.chars().all(|c| matches!(c, '|' | '-' | ':' | ' '));
+        if block.kind != Kind::Line || !names.starts_with('|') || !is_line || names.len() > MAX_BYTES {
+            return None;
+        }
+        let end = block.start + names.len() + 1 + line.len();
+        // One more for the line end before the rows.
+        let tokens = (self.count_tokens)(&self.text[block.start..end]) + 1;
+        (tokens * 2 <= self.max_tokens).then_some(Head { start: block.start, end, tokens })
+    }
+
     /// Adds a piece, or the parts of one that is too long: its lines, its words, its characters.
     fn add(&mut self, piece: Piece) {
         let length = piece.end - piece.start;

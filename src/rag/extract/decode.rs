@@ -45,11 +45,11 @@ fn utf16(encoding: &'static str, bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Resu
     let mut offset = 2;
     let mut text = String::with_capacity(bytes.len());
     for decoded in char::decode_utf16(pairs.iter().map(|pair| unit(*pair))) {
-        let character = decoded.map_err(|_| ExtractError::Malformed { encoding, offset })?;
+        let character = decoded.map_err(|_| ExtractError::Malformed { encoding: encoding.into(), offset })?;
         offset += 2 * character.len_utf16();
         text.push(character);
     }
-    if odd.is_empty() { Ok(text) } else { Err(ExtractError::Malformed { encoding, offset }) }
+    if odd.is_empty() { Ok(text) } else { Err(ExtractError::Malformed { encoding: encoding.into(), offset }) }
 }
 
 /// Whether control characters that no text uses make up more than a twentieth of the sample.
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(decode(&little).unwrap(), "é 😀");
         assert_eq!(decode(&big).unwrap(), "é 😀");
         let lone = [0xff, 0xfe, 0x41, 0x00, 0x00, 0xd8];
-        assert_eq!(decode(&lone), Err(ExtractError::Malformed { encoding: "UTF-16LE", offset: 4 }));
+        assert_eq!(decode(&lone), Err(ExtractError::Malformed { encoding: "UTF-16LE".into(), offset: 4 }));
         assert_eq!(
             decode(&little[..little.len() - 1]).unwrap_err().to_string(),
             "not valid UTF-16LE: malformed at byte offset 6"

@@ -1,18 +1,20 @@
 //! What a file is: by content, by extension, by content type.
 
-use super::{ExtractError, Format};
+use super::{ExtractError, Format, decode, office};
+
+/// What a file turns out to be.
+pub(super) enum Found {
+    /// Decoded text of this format.
+    Text(Format, String),
+    /// Bytes of this format.
+    Bytes(Format),
+    /// A ZIP container of a format that only its parts tell.
+    Zip,
+}
 
 /// First bytes of formats that are refused, and what to call them.
 const SIGNATURES: &[(&[u8], &str)] = &[
-    (b"PK\x03\x04", "a ZIP archive"),
     (b"PK\x05\x06", "an empty ZIP archive"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office file (doc, xls, ppt or msg)"),
-    (b"{\\rtf", "a Rich Text file (.rtf)"),
-    (b"\x89PNG\r\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"),
-    (b"II*\0", "a TIFF image"),
-    (b"MM\0*", "a TIFF image"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"BZh", "a bzip2 archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
@@ -26,20 +28,39 @@ const SIGNATURES: &[(&[u8], &str)] = &[
     (b"\0\0\xfe\xff", "UTF-32 text"),
 ];
 
+/// First bytes of pictures, and what to call them.
+const PICTURES: &[(&[u8], &str)] = &[
+    (b"\x89PNG\r\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"BM", "a BMP image"),
+    (b"\0\0\0\x18ftyp", "a HEIC or AVIF image, or a video"),
+    (b"\0\0\0\x1cftyp", "a HEIC or AVIF image, or a video"),
+    (b"\0\0\0\x20ftyp", "a HEIC or AVIF image, or a video"),
+];
+
+/// What is stored in an old Office file, by the name of an entry (UTF-16), first match first.
+const COMPOUND: &[(&str, Compound)] = &[
+    ("EncryptedPackage", Compound::Encrypted),
+    ("WordDocument", Compound::Refused("an old Word document (.doc); save it as .docx: it")),
+    ("PowerPoint Document", Compound::Refused("an old PowerPoint presentation (.ppt); save it as .pptx: it")),
+    ("__properties_version1.0", Compound::Refused("an Outlook message (.msg); save it as .eml: it")),
+    ("Workbook", Compound::Xls),
+    ("Book", Compound::Xls),
+];
+
+enum Compound {
+    Encrypted,
+    Xls,
+    Refused(&'static str),
+}
+
 /// Extensions of formats that are refused, and what to call them.
 const REFUSED: &[(&str, &str)] = &[
-    ("docx", "a Word document (.docx)"),
     ("doc", "an old Word document (.doc)"),
-    ("xlsx", "an Excel workbook (.xlsx)"),
-    ("xls", "an old Excel workbook (.xls)"),
-    ("pptx", "a PowerPoint presentation (.pptx)"),
     ("ppt", "an old PowerPoint presentation (.ppt)"),
-    ("odt", "an OpenDocument text (.odt)"),
-    ("ods", "an OpenDocument spreadsheet (.ods)"),
-    ("odp", "an OpenDocument presentation (.odp)"),
-    ("epub", "an e-book (.epub)"),
-    ("rtf", "a Rich Text file (.rtf)"),
-    ("eml", "an e-mail message (.eml)"),
     ("msg", "an Outlook message (.msg)"),
     ("mbox", "a mailbox (.mbox)"),
     ("zip", "a ZIP archive"),
@@ -54,63 +75,144 @@ const REFUSED_MEDIA: &[&str] = &[
     "message/",
     "application/zip",
     "application/gzip",
-    "application/rtf",
     "application/msword",
-    "application/epub+zip",
     "application/vnd.",
 ];
 
+/// Says what a file is, and decodes what is text. No parser reads it for that.
+pub(super) fn detect(
+    name: Option<&str>,
+    content_type: Option<&str>,
+    bytes: &[u8],
+) -> Result<Found, ExtractError> {
+    if is_pdf(bytes) {
+        return Ok(Found::Bytes(Format::Pdf));
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Ok(Found::Zip);
+    }
+    if bytes.starts_with(b"{\\rtf") {
+        return Ok(Found::Bytes(Format::Rtf));
+    }
+    if bytes.starts_with(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1") {
+        return compound(name, bytes).map(Found::Bytes);
+    }
+    refuse_known_binary(bytes)?;
+    if named_format(name, content_type) == Some(Format::Eml) {
+        return Ok(Found::Bytes(Format::Eml));
+    }
+    let text = decode::decode(bytes)?;
+    let format = text_format(name, content_type, &text)?;
+    match format {
+        Format::Text | Format::Markdown | Format::Html | Format::Csv | Format::Json | Format::Eml => {
+            Ok(Found::Text(format, text))
+        }
+        // Its beginning would have said so.
+        other if text.trim().is_empty() => Err(other.broken("it is empty".into())),
+        other => Err(other.broken(format!("it does not begin as one ({})", expected_beginning(other)))),
+    }
+}
+
+/// The format alone, for messages.
+pub(super) fn format(name: Option<&str>, content_type: Option<&str>, bytes: &[u8]) -> Option<Format> {
+    match detect(name, content_type, bytes).ok()? {
+        Found::Text(format, _) | Found::Bytes(format) => Some(format),
+        Found::Zip => zip_format(name, bytes).ok(),
+    }
+}
+
+/// The format of a ZIP container by its parts; a damaged one is what its name says.
+pub(super) fn zip_format(name: Option<&str>, bytes: &[u8]) -> Result<Format, ExtractError> {
+    let by_name = || extension(name).and_then(|extension| Format::from_extension(&extension));
+    let is_container = |format: &Format| {
+        !matches!(
+            format,
+            Format::Text | Format::Markdown | Format::Html | Format::Csv | Format::Json | Format::Eml
+        )
+    };
+    let found = office::format_of(bytes).or_else(|| by_name().filter(is_container));
+    found.ok_or_else(|| ExtractError::Unsupported { what: "a ZIP archive".into() })
+}
+
+/// What an old Office file holds: its directory lists entries by name.
+fn compound(name: Option<&str>, bytes: &[u8]) -> Result<Format, ExtractError> {
+    let has = |entry: &str| {
+        let name: Vec<u8> = entry.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        bytes.windows(name.len()).any(|window| window == name)
+    };
+    match COMPOUND.iter().find(|(entry, _)| has(entry)) {
+        Some((_, Compound::Xls)) => Ok(Format::Xls),
+        Some((_, Compound::Encrypted)) => {
+            let named = extension(name).and_then(|extension| Format::from_extension(&extension));
+            Err(ExtractError::Encrypted { format: named.unwrap_or(Format::Docx) })
+        }
+        Some((_, Compound::Refused(what))) => Err(ExtractError::Unsupported { what: (*what).to_owned() }),
+        None => Err(ExtractError::Unsupported { what: "an old Office file".into() }),
+    }
+}
+
+fn expected_beginning(format: Format) -> &'static str {
+    match format {
+        Format::Pdf => "%PDF-",
+        Format::Rtf => "{\\rtf",
+        Format::Xls => "an old Office file",
+        _ => "a ZIP container",
+    }
+}
+
 /// Whether the content begins as a PDF does. Blank bytes before it are common and harmless.
-pub(super) fn is_pdf(bytes: &[u8]) -> bool {
+fn is_pdf(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     bytes.trim_ascii_start().starts_with(b"%PDF-")
 }
 
 /// Refuses content that names itself as something else than text.
-pub(super) fn refuse_known_binary(name: Option<&str>, bytes: &[u8]) -> Result<(), ExtractError> {
-    let Some((_, what)) = SIGNATURES.iter().find(|(signature, _)| bytes.starts_with(signature)) else {
-        return Ok(());
+fn refuse_known_binary(bytes: &[u8]) -> Result<(), ExtractError> {
+    let named = |signatures: &[(&[u8], &'static str)]| {
+        signatures
+            .iter()
+            .find(|(signature, _)| bytes.starts_with(signature))
+            .map(|(_, what)| (*what).to_owned())
     };
-    // `docx` and the like are ZIP archives: their extension says it better.
-    let what = refused_extension(name).unwrap_or(what);
-    Err(ExtractError::Unsupported { what: what.to_owned() })
+    match (named(SIGNATURES), named(PICTURES)) {
+        (Some(what), _) => Err(ExtractError::Unsupported { what }),
+        // A text may begin with the letters BM.
+        (None, Some(what)) if what.contains("BMP") && !bytes.contains(&0) => Ok(()),
+        (None, Some(what)) => Err(ExtractError::Picture { what }),
+        (None, None) => Ok(()),
+    }
 }
 
 /// The format of decoded text, where only HTML can be told from its content.
-pub(super) fn text_format(
-    name: Option<&str>,
-    content_type: Option<&str>,
-    text: &str,
-) -> Result<Format, ExtractError> {
+fn text_format(name: Option<&str>, content_type: Option<&str>, text: &str) -> Result<Format, ExtractError> {
     if begins_as_html(text) {
         return Ok(Format::Html);
     }
     if let Some(what) = refused_extension(name) {
         return Err(ExtractError::Unsupported { what: what.to_owned() });
     }
-    match extension(name).as_deref() {
-        Some("md" | "markdown" | "mdown" | "mkd") => return Ok(Format::Markdown),
-        Some("html" | "htm" | "xhtml") => return Ok(Format::Html),
-        Some("pdf") => return Ok(Format::Pdf),
-        // Known to be text, whatever type a client derived for it.
-        Some("txt" | "text" | "csv" | "tsv" | "json" | "log" | "rst" | "org") => return Ok(Format::Text),
-        Some(_) | None => {}
+    if let Some(format) = named_format(name, content_type) {
+        return Ok(format);
     }
-    media_format(content_type)
+    let media = media_type(content_type);
+    match REFUSED_MEDIA.iter().any(|refused| media.starts_with(refused)) {
+        true if media.starts_with("image/") => {
+            Err(ExtractError::Picture { what: format!("content of type {media}") })
+        }
+        true => Err(ExtractError::Unsupported { what: format!("content of type {media}") }),
+        false => Ok(Format::Text),
+    }
 }
 
-fn media_format(content_type: Option<&str>) -> Result<Format, ExtractError> {
-    let media = content_type.unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match media.as_str() {
-        "text/html" | "application/xhtml+xml" => Ok(Format::Html),
-        "text/markdown" | "text/x-markdown" => Ok(Format::Markdown),
-        "application/pdf" => Ok(Format::Pdf),
-        other if REFUSED_MEDIA.iter().any(|refused| other.starts_with(refused)) => {
-            Err(ExtractError::Unsupported { what: format!("content of type {other}") })
-        }
-        _ => Ok(Format::Text),
-    }
+/// The format that the extension names, else the content type.
+fn named_format(name: Option<&str>, content_type: Option<&str>) -> Option<Format> {
+    let named = extension(name).and_then(|extension| Format::from_extension(&extension));
+    named.or_else(|| Format::from_media_type(&media_type(content_type)))
+}
+
+/// A content type without its parameters.
+fn media_type(content_type: Option<&str>) -> String {
+    content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Whether the text starts with `<!doctype html` or `<html`, after an XML declaration and comments.

@@ -6,7 +6,7 @@ use htmd::Node;
 use html5ever::tendril::TendrilSink;
 use markup5ever_rcdom::{NodeData, RcDom};
 
-use super::ExtractError;
+use super::{ExtractError, Format};
 
 /// Browsers stop nesting at 512 levels. What walks the tree recurses, so that
 /// more could exhaust a thread's stack.
@@ -54,7 +54,7 @@ fn parse(html: &str) -> Result<Rc<Node>, ExtractError> {
         let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE));
         parser.process(piece.into());
         if is_too_deep(&parser.tokenizer.sink.sink.document) {
-            return Err(ExtractError::TooDeep { limit: MAX_DEPTH });
+            return Err(ExtractError::TooDeep { format: Format::Html, limit: MAX_DEPTH });
         }
         rest = after;
     }
@@ -87,7 +87,7 @@ fn prune(document: &Rc<Node>) -> Result<Outline, ExtractError> {
     let mut open = vec![(Rc::clone(document), 0)];
     while let Some((node, depth)) = open.pop() {
         if depth > MAX_DEPTH {
-            return Err(ExtractError::TooDeep { limit: MAX_DEPTH });
+            return Err(ExtractError::TooDeep { format: Format::Html, limit: MAX_DEPTH });
         }
         match tag(&node) {
             Some("head") if outline.title.is_none() => outline.title = head_title(&node),

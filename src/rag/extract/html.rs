@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn deep_nesting_is_refused_and_allowed_depth_fits_a_small_stack() {
         let nested = |tags: &str, times: usize| format!("{}x", tags.repeat(times));
-        let refused = Err(ExtractError::TooDeep { limit: dom::MAX_DEPTH });
+        let refused = Err(ExtractError::TooDeep { format: Format::Html, limit: dom::MAX_DEPTH });
         assert_eq!(extract(&nested("<div>", 100_000)), refused);
         assert_eq!(extract(&format!("{}{}y", nested("<div>", 600), "</div>".repeat(600))), refused);
         for (tags, levels) in

@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::layout::{Line, Page};
+use super::{
+    layout::{Line, Page},
+    tidy,
+};
 
 /// How a line follows the one before it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,15 +17,16 @@ enum Follows {
     Paragraph,
 }
 
-/// The text of the pages; a blank line stands between paragraphs and between pages.
+/// The text of the pages, a blank line between paragraphs. Each page ends with a form
+/// feed, so that it is known which page a passage stands on.
 pub(super) fn join(pages: &[Page]) -> String {
     let words = Words::of(pages);
     let mut text = String::new();
     for page in pages {
-        if !text.is_empty() {
-            text.push_str("\n\n");
-        }
-        join_page(page, &words, &mut text);
+        let mut content = String::new();
+        join_page(page, &words, &mut content);
+        text.push_str(&tidy::tidy(&content));
+        text.push_str("\n\x0c\n");
     }
     text
 }
@@ -194,7 +198,15 @@ mod tests {
     }
 
     fn joined(lines: &[&str]) -> String {
-        join(&[page(lines)])
+        join(&[page(lines)]).trim_end().to_owned()
+    }
+
+    #[test]
+    fn every_page_ends_with_a_form_feed() {
+        assert_eq!(
+            join(&[page(&["One."]), page(&[]), page(&["Three."])]),
+            "One.\n\x0c\n\n\x0c\nThree.\n\x0c\n"
+        );
     }
 
     #[test]

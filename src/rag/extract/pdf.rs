@@ -1,36 +1,23 @@
-//! PDF with a text layer, read by `pdf-extract`, which panics on what it does not know.
+//! PDF with a text layer, read by `pdf-extract`, which panics on what it does not know:
+//! see [`super::guard`].
 
-use std::any::Any;
-use std::panic;
-use std::sync::Once;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use pdf_extract::{Document, Error, Object, decode_text_string};
 
 use super::layout::Layout;
-use super::{ExtractError, Extracted, Format, finish, paragraphs, preflight, tidy};
-
-/// Name of the threads whose panics are answered with an error and not printed.
-const THREAD: &str = "pdf-reader";
-
-/// The reader recurses over nested objects.
-const STACK_BYTES: usize = 64 << 20;
+use super::{ExtractError, Extracted, Format, finish, paragraphs, preflight, stated_title};
 
 const MAX_GLYPHS: usize = 50_000_000;
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// Reads the text layer.
 pub(super) fn extract(bytes: &[u8]) -> Result<Extracted, ExtractError> {
-    on_reader_thread(|| read(bytes)).unwrap_or_else(|reason| Err(bad(reason)))
-}
-
-fn read(bytes: &[u8]) -> Result<Extracted, ExtractError> {
     preflight::check_expansion(bytes).map_err(bad)?;
     let mut document = Document::load_mem(bytes.trim_ascii_start()).map_err(refusal)?;
     // Many files are encrypted without a password, to forbid printing.
     if document.trailer.has(b"Encrypt") && document.decrypt("").is_err() {
-        return Err(ExtractError::Encrypted);
+        return Err(ExtractError::Encrypted { format: Format::Pdf });
     }
     preflight::prepare(&mut document).map_err(bad)?;
     let mut layout = Layout::new(MAX_GLYPHS, Instant::now() + MAX_DURATION);
@@ -41,61 +28,25 @@ fn read(bytes: &[u8]) -> Result<Extracted, ExtractError> {
     if layout.is_mostly_unmapped() {
         return Err(ExtractError::UnmappedText);
     }
-    finish(title(&document), tidy::tidy(&paragraphs::join(&layout.pages)), Format::Pdf)
+    finish(title(&document), paragraphs::join(&layout.pages), Format::Pdf)
 }
 
 fn refusal(error: Error) -> ExtractError {
     match error {
-        Error::Decryption(_) | Error::InvalidPassword => ExtractError::Encrypted,
+        Error::Decryption(_) | Error::InvalidPassword => ExtractError::Encrypted { format: Format::Pdf },
         other => bad(other),
     }
 }
 
 fn bad(reason: impl ToString) -> ExtractError {
-    ExtractError::BadPdf { reason: reason.to_string() }
+    Format::Pdf.broken(reason.to_string())
 }
 
-/// The title in the document's information, unless a program made it up from a file name.
+/// The title in the document's information.
 fn title(document: &Document) -> Option<String> {
     let information = document.trailer.get(b"Info").and_then(Object::as_reference).ok()?;
     let title = document.get_dictionary(information).and_then(|info| info.get(b"Title")).ok()?;
-    let title = decode_text_string(title).ok()?;
-    let title = title.split_whitespace().collect::<Vec<_>>().join(" ").replace('\0', "");
-    let lower = title.to_lowercase();
-    let is_made_up = lower.starts_with("microsoft word -")
-        || lower.starts_with("untitled")
-        || lower.starts_with("slide 1");
-    (!title.is_empty() && !is_made_up).then_some(title)
-}
-
-/// Runs `work` on a thread with a stack of its own; a panic becomes its message.
-fn on_reader_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
-    silence_reader_threads();
-    thread::scope(|scope| {
-        let reader = thread::Builder::new().name(THREAD.to_owned()).stack_size(STACK_BYTES);
-        let running = reader.spawn_scoped(scope, work).map_err(|error| error.to_string())?;
-        running.join().map_err(|payload| message(&*payload))
-    })
-}
-
-/// Panics of reader threads are answers about a file: they are not printed.
-fn silence_reader_threads() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let print = panic::take_hook();
-        panic::set_hook(Box::new(move |information| {
-            if thread::current().name() != Some(THREAD) {
-                print(information);
-            }
-        }));
-    });
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
-    let line = text.lines().next().unwrap_or_default();
-    format!("malformed or not supported ({})", line.chars().take(120).collect::<String>())
+    stated_title(&decode_text_string(title).ok()?)
 }
 
 #[cfg(test)]
@@ -144,7 +95,7 @@ mod tests {
     }
 
     fn reason(bytes: &[u8]) -> String {
-        extract(bytes).unwrap_err().to_string()
+        crate::rag::extract::extract(None, None, bytes).unwrap_err().to_string()
     }
 
     #[test]
@@ -154,19 +105,22 @@ mod tests {
         let info = "<< /Title (Ferry \\(new\\)) >>".to_owned();
         let got = extract(&page(content, "", &[info], "/Info 6 0 R")).unwrap();
         assert_eq!(got.title.as_deref(), Some("Ferry (new)"));
-        assert_eq!(got.text, "The ferry leaves the harbour at nine and comes back.\n\nDinner is at seven.");
+        assert_eq!(
+            got.text.trim_end(),
+            "The ferry leaves the harbour at nine and comes back.\n\nDinner is at seven."
+        );
     }
 
     #[test]
     fn text_drawn_twice_to_look_bold_is_read_once() {
         let content = "BT /F1 12 Tf 1 0 0 1 72 700 Tm (Bold) Tj 1 0 0 1 72.4 700 Tm (Bold) Tj ET";
-        assert_eq!(extract(&page(content, "", &[], "")).unwrap().text, "Bold");
+        assert_eq!(extract(&page(content, "", &[], "")).unwrap().text.trim_end(), "Bold");
     }
 
     #[test]
     fn text_written_upwards_is_read_as_a_line() {
         let content = "BT /F1 12 Tf 0 1 -1 0 300 100 Tm (Up the) Tj ( mast) Tj ET";
-        assert_eq!(extract(&page(content, "", &[], "")).unwrap().text, "Up the mast");
+        assert_eq!(extract(&page(content, "", &[], "")).unwrap().text.trim_end(), "Up the mast");
     }
 
     #[test]
@@ -188,7 +142,7 @@ mod tests {
         );
         let content = "BT /F1 12 Tf 72 700 Td (AB) Tj ET /X Do";
         let bytes = page(content, "/XObject << /X 6 0 R >>", &[form, symbols.to_owned()], "");
-        assert_eq!(extract(&bytes).unwrap().text, "AB\n\nXY");
+        assert_eq!(extract(&bytes).unwrap().text.trim_end(), "AB\n\nXY");
     }
 
     #[test]
@@ -198,8 +152,8 @@ mod tests {
         let content = "BT /F1 12 Tf (x) Tj ET";
         let indirect = page(content, "", &[encrypt.to_owned()], "/Encrypt 6 0 R /ID [(a) (a)]");
         let direct = page(content, "", &[], &format!("/Encrypt {encrypt} /ID [(a) (a)]"));
-        assert_eq!(extract(&indirect), Err(ExtractError::Encrypted));
-        assert_eq!(extract(&direct), Err(ExtractError::Encrypted));
+        assert_eq!(extract(&indirect), Err(ExtractError::Encrypted { format: Format::Pdf }));
+        assert_eq!(extract(&direct), Err(ExtractError::Encrypted { format: Format::Pdf }));
     }
 
     #[test]

@@ -170,7 +170,9 @@ impl DocumentFault {
     fn of(error: &RagError) -> Option<(Self, String)> {
         let fault = match error {
             RagError::Invalid(_) => DocumentFault::Invalid,
-            RagError::Extract(ExtractError::Unsupported { .. }) => DocumentFault::UnsupportedFormat,
+            RagError::Extract(ExtractError::Unsupported { .. } | ExtractError::Picture { .. }) => {
+                DocumentFault::UnsupportedFormat
+            }
             RagError::Extract(_) => DocumentFault::Unreadable,
             _ => return None,
         };
