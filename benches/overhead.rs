@@ -61,6 +61,8 @@ async fn upstream() -> std::io::Result<()> {
 }
 
 async fn compare(gateway: &str, backend: &str) -> Result<()> {
+    // That there is one already is no failure.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().no_proxy().build()?;
     let direct = (format!("http://{UPSTREAM}/v1/chat/completions"), body("m"));
     let through = (format!("{gateway}/v1/chat/completions"), body(backend));

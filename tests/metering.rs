@@ -180,13 +180,15 @@ async fn a_rewritten_question_is_charged_beside_its_answer() {
 async fn sentences_that_are_ranked_are_charged() {
     let app = TestApp::start().await;
     app.store_ferry().await;
-    let embedded =
-        async || used(&app, "ask", "all-MiniLM-L6-v2").await["embed_tokens"].as_i64().unwrap_or_default();
-    good(app.ask(json!({"question": "Is there a swimming pool on Hestwick?"})).await).await;
-    let question_only = embedded().await;
-    good(app.ask(json!({"question": QUESTION})).await).await;
-    // Besides the question of about as many tokens, sentences of some passages.
-    assert!(embedded().await > 2 * question_only + 20, "{question_only} {}", embedded().await);
+    let embedded = async |operation: &str| {
+        used(&app, operation, "all-MiniLM-L6-v2").await["embed_tokens"].as_i64().unwrap()
+    };
+    good(app.search(json!({"query": QUESTION})).await).await;
+    let answer = good(app.ask(json!({"question": QUESTION})).await).await;
+    assert_eq!(answer["method"], "extractive");
+    // Both sentences of the passage about fares, beside the question.
+    let (question, all) = (embedded("search").await, embedded("ask").await);
+    assert!(all >= question + 15, "{question} {all}");
 }
 
 #[tokio::test]
@@ -231,7 +233,8 @@ async fn who_has_used_its_quota_reaches_no_backend() {
     app.store_ferry().await;
     let request =
         |model: &str, stream: bool| json!({"model": model, "messages": conversation(), "stream": stream});
-    complete(&app, &request("remote", false)).await;
+    complete(&app, &request("remote", true)).await.text().await.unwrap();
+    assert_eq!(numbers(&used(&app, "chat", "remote").await), [1, 90, 10, 0]);
     let asked = server.received_requests().await.unwrap().len();
     for model in ["remote", "local", "ragway"] {
         for stream in [false, true] {
