@@ -37,11 +37,10 @@ pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent
 use std::{str::FromStr, time::Duration};
 
 use bb8::{CustomizeConnection, Pool, PooledConnection, RunError};
-use bb8_postgres::PostgresConnectionManager;
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{
-    Client, Config, NoTls, Row,
+    Client, Config, Row,
     error::SqlState,
     types::{Kind, ToSql, Type},
 };
@@ -99,7 +98,7 @@ impl Store {
             .retry_connection(false)
             .test_on_check_out(false)
             .connection_customizer(Box::new(StatementTimeout { ms: settings.statement_timeout_ms }))
-            .build_unchecked(Sessions(PostgresConnectionManager::new(config, NoTls)));
+            .build_unchecked(Sessions::new(config));
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
         Ok(Self { pool, pgvector })
     }

@@ -1,14 +1,23 @@
 //! A connection of the pool, and the end of a statement whose caller has left.
 
 use std::{
+    io,
     ops::{Deref, DerefMut},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bb8::{ManageConnection, PooledConnection};
 use bb8_postgres::PostgresConnectionManager;
-use tokio::{runtime::Handle, time::timeout};
-use tokio_postgres::{Client, Error, NoTls};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    runtime::Handle,
+    time::timeout,
+};
+use tokio_postgres::{CancelToken, Client, Config, Error, NoTls, config::Host};
 
 /// Longest wait for the server to take a cancellation.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,24 +25,35 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection to the database.
 pub(super) struct Session {
     client: Client,
+    config: Arc<Config>,
     /// A statement of it was cancelled. The server may act on that a little later, and would then
     /// cancel a statement of whoever has the connection next: nobody gets it any more.
     spent: bool,
 }
 
 /// Opens and judges the pool's connections.
-pub(super) struct Sessions(pub PostgresConnectionManager<NoTls>);
+pub(super) struct Sessions {
+    manager: PostgresConnectionManager<NoTls>,
+    config: Arc<Config>,
+}
+
+impl Sessions {
+    pub fn new(config: Config) -> Self {
+        Self { manager: PostgresConnectionManager::new(config.clone(), NoTls), config: Arc::new(config) }
+    }
+}
 
 impl ManageConnection for Sessions {
     type Connection = Session;
     type Error = Error;
 
     async fn connect(&self) -> Result<Session, Error> {
-        Ok(Session { client: self.0.connect().await?, spent: false })
+        let config = Arc::clone(&self.config);
+        Ok(Session { client: self.manager.connect().await?, config, spent: false })
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
-        self.0.is_valid(&mut session.client).await
+        self.manager.is_valid(&mut session.client).await
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
@@ -96,9 +116,9 @@ impl Drop for Cancellable<'_> {
         self.session.spent = true;
         // The driver keeps the connection until the statement has ended, so that PgBouncer knows
         // which server's it is.
-        let token = self.session.cancel_token();
+        let cancel = cancel(self.session.cancel_token(), self.session.config.clone());
         let cancel = async move {
-            match timeout(CANCEL_TIMEOUT, token.cancel_query(NoTls)).await {
+            match timeout(CANCEL_TIMEOUT, cancel).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "a statement could not be cancelled"),
                 Err(_) => tracing::debug!("a statement could not be cancelled in time"),
@@ -107,5 +127,64 @@ impl Drop for Cancellable<'_> {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(cancel);
         }
+    }
+}
+
+/// Asks the server to cancel what the token's connection does, and waits until it has read that.
+///
+/// [`CancelToken::cancel_query`] closes the connection when it has written: PgBouncer then forgets the
+/// request, and 1.18 may even end. Of several hosts each is asked: those that do not know the token ignore it.
+async fn cancel(token: CancelToken, config: Arc<Config>) -> io::Result<()> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let mut outcome = Ok(());
+    for index in 0..hosts.len().max(addresses.len()) {
+        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        let asked = match (addresses.get(index), hosts.get(index)) {
+            (Some(address), _) => ask(&token, TcpStream::connect((*address, port))).await,
+            (None, Some(Host::Tcp(name))) => ask(&token, TcpStream::connect((name.as_str(), port))).await,
+            (None, Some(Host::Unix(folder))) => {
+                ask(&token, UnixStream::connect(folder.join(format!(".s.PGSQL.{port}")))).await
+            }
+            (None, None) => Ok(()),
+        };
+        outcome = outcome.and(asked);
+    }
+    outcome
+}
+
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    token: &CancelToken,
+    connect: impl Future<Output = io::Result<S>>,
+) -> io::Result<()> {
+    let mut stream = connect.await?;
+    token.cancel_query_raw(KeptOpen(&mut stream), NoTls).await.map_err(io::Error::other)?;
+    // The server closes it when it has done what it was asked.
+    stream.read_to_end(&mut Vec::new()).await.map(drop)
+}
+
+/// A stream that its writer cannot close.
+struct KeptOpen<'a, S>(&'a mut S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for KeptOpen<'_, S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().0).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for KeptOpen<'_, S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
