@@ -44,9 +44,9 @@ const PICTURES: &[(&[u8], &str)] = &[
 /// What is stored in an old Office file, by the name of an entry (UTF-16), first match first.
 const COMPOUND: &[(&str, Compound)] = &[
     ("EncryptedPackage", Compound::Encrypted),
-    ("WordDocument", Compound::Refused("an old Word document (.doc); save it as .docx: it")),
-    ("PowerPoint Document", Compound::Refused("an old PowerPoint presentation (.ppt); save it as .pptx: it")),
-    ("__properties_version1.0", Compound::Refused("an Outlook message (.msg); save it as .eml: it")),
+    ("WordDocument", Compound::Refused("an old Word document (.doc)")),
+    ("PowerPoint Document", Compound::Refused("an old PowerPoint presentation (.ppt)")),
+    ("__properties_version1.0", Compound::Refused("an Outlook message (.msg)")),
     ("Workbook", Compound::Xls),
     ("Book", Compound::Xls),
 ];

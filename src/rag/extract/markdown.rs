@@ -66,13 +66,18 @@ impl Markdown {
 
     /// A table, without the rows and columns that are empty throughout.
     ///
-    /// The first row is the head when it names the columns. What is only one column wide
-    /// was a table for its looks: its cells become paragraphs.
+    /// The first row is the head when it names the columns. Rows before it with only one
+    /// cell are its caption. What is only one column wide was a table for its looks: its
+    /// cells become paragraphs.
     pub fn table(&mut self, rows: &[Vec<String>]) {
         let columns = used_columns(rows);
-        let rows: Vec<&Vec<String>> = rows.iter().filter(|row| !is_empty_row(row)).collect();
+        let mut rows: Vec<&Vec<String>> = rows.iter().filter(|row| !is_empty_row(row)).collect();
         if let [column] = columns[..] {
             return rows.iter().for_each(|row| self.paragraph(&row[column]));
+        }
+        let captions = rows.iter().take_while(|row| filled(row).count() == 1).count();
+        for row in rows.drain(..captions) {
+            filled(row).for_each(|cell| self.paragraph(cell));
         }
         let has_head = rows.len() > 1 && columns.iter().all(|c| is_name(rows[0].get(*c)));
         for (index, row) in rows.into_iter().enumerate() {
@@ -176,7 +181,12 @@ fn used_columns(rows: &[Vec<String>]) -> Vec<usize> {
 }
 
 fn is_empty_row(row: &[String]) -> bool {
-    row.iter().all(|cell| cell.trim().is_empty())
+    filled(row).next().is_none()
+}
+
+/// The cells of a row that hold something.
+fn filled(row: &[String]) -> impl Iterator<Item = &String> {
+    row.iter().filter(|cell| !cell.trim().is_empty())
 }
 
 /// Whether a cell can be the name of its column: text that is no number. The first may be empty.
@@ -207,12 +217,12 @@ mod tests {
     #[test]
     fn tables_lose_what_is_empty_and_keep_their_head() {
         let mut out = Markdown::default();
-        out.table(&rows(&[&["Team", "", "Wins"], &[], &["A|B", "", "4\n5"]]));
+        out.table(&rows(&[&["The league"], &["Team", "", "Wins"], &[], &["A|B", "", "4\n5"]]));
         out.table(&rows(&[&["2020", "1"], &["2021", "2"]]));
         out.table(&rows(&[&["", "only"], &["", "text"]]));
         assert_eq!(
             out.finish(),
-            "| Team | Wins |\n| --- | --- |\n| A\\|B | 4 5 |\n\n| 2020 | 1 |\n| 2021 | 2 |\n\nonly\n\ntext"
+            "The league\n\n| Team | Wins |\n| --- | --- |\n| A\\|B | 4 5 |\n\n| 2020 | 1 |\n| 2021 | 2 |\n\nonly\n\ntext"
         );
     }
 }

@@ -70,6 +70,7 @@ pub(super) fn extract(bytes: &[u8]) -> Result<Extracted, ExtractError> {
         reader.take(token)?;
         lexer.leave_out(std::mem::take(&mut reader.skip_binary));
     }
+    reader.flush();
     reader.end_paragraph();
     reader.end_table();
     let title = stated_title(&reader.title);
