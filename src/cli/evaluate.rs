@@ -23,6 +23,8 @@ use ragway::{
     store::SearchEffort,
 };
 
+use super::search::ModeArgument;
+
 /// Model types that the sets without one of their own are measured with.
 const MULTILINGUAL_ROUTE: &str = "multilingual";
 const IMAGE_ROUTE: &str = "image-embedding";
@@ -35,6 +37,9 @@ pub enum Command {
         /// Use the HNSW index instead of comparing every vector.
         #[arg(long)]
         indexed: bool,
+        /// What decides which passages are found.
+        #[arg(long, value_enum, default_value = "dense")]
+        mode: ModeArgument,
     },
     /// Answers, citations and abstention on a file in SQuAD 2.0's format.
     Answers {
@@ -121,9 +126,9 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
 
 async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Result<()> {
     match command {
-        Command::Retrieval { folder, indexed } => {
+        Command::Retrieval { folder, indexed, mode } => {
             let effort = if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact };
-            print_retrieval(&evaluate_retrieval(rag, folder, effort, progress).await?);
+            print_retrieval(&evaluate_retrieval(rag, folder, (*mode).into(), effort, progress).await?);
         }
         Command::Answers { file, limit, model, half } => {
             let half = Half::from(*half);

@@ -237,6 +237,7 @@ impl Store {
                 .await?;
         }
         transaction.commit().await?;
+        self.fold_terms(tenant, collection.id).await;
         Ok(true)
     }
 
@@ -301,10 +302,17 @@ impl Store {
             .await?;
         if let (Some(document), None) = (document, there) {
             let metadata = document.get("metadata");
-            let place = super::documents::PassagePlace { tenant, collection, space, document: text.id };
+            let place = super::documents::PassagePlace {
+                tenant,
+                collection,
+                space,
+                document: text.id,
+                title: text.title.as_deref(),
+            };
             self.insert_passages(&transaction, place, &metadata, passages).await?;
         }
         transaction.commit().await?;
+        self.fold_terms(tenant, collection.id).await;
         Ok(true)
     }
 

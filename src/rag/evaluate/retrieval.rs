@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{EvaluationError, Progress, scores};
 use crate::{
+    config::SearchMode,
     models::{Lane, TextRole},
     rag::{Caller, Rag, search::SearchRequest},
     store::{Collection, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
@@ -52,6 +53,7 @@ impl Entry {
 pub async fn evaluate_retrieval(
     rag: &Rag,
     folder: &Path,
+    mode: SearchMode,
     effort: SearchEffort,
     progress: &Progress<'_>,
 ) -> Result<RetrievalReport, EvaluationError> {
@@ -60,7 +62,7 @@ pub async fn evaluate_retrieval(
     let judgements = read_judgements(&folder.join("qrels").join("test.tsv"))?;
     let name = format!("evaluation-{}", Uuid::now_v7());
     let collection = rag.create_collection(TenantId::DEFAULT, &name, None).await?;
-    let result = run(rag, &collection, &corpus, &queries, &judgements, effort, progress).await;
+    let result = run(rag, &collection, &corpus, &queries, &judgements, mode, effort, progress).await;
     rag.delete_collection(TenantId::DEFAULT, &name).await?;
     result
 }
@@ -71,6 +73,7 @@ async fn run(
     corpus: &[Entry],
     queries: &[Entry],
     judgements: &HashMap<String, HashMap<String, f64>>,
+    mode: SearchMode,
     effort: SearchEffort,
     progress: &Progress<'_>,
 ) -> Result<RetrievalReport, EvaluationError> {
@@ -87,6 +90,7 @@ async fn run(
                 collection: Some(collection.name.clone()),
                 query: query.text.clone().into(),
                 k: DEPTH,
+                mode: Some(mode),
                 threshold: Some(-1.0),
                 filter: None,
                 effort,
