@@ -114,7 +114,7 @@ impl Store {
              FROM (
                  SELECT passage_id, score FROM (
                      SELECT passage_id, {} AS score FROM (
-                         SELECT passage_id, terms, {K1} * (1 - {B} + {B} * words / {average}) AS soon
+                         SELECT passage_id, terms, {K1}::float8 * (1 - {B}::float8 + {B}::float8 * words / {average}) AS soon
                          FROM passage_terms
                          WHERE tenant_id = {tenant} AND index_id = {id} AND terms @@ {wanted}::tsquery
                      ) candidates
