@@ -114,12 +114,12 @@ CREATE FUNCTION note_missing_terms() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     IF current_setting('ragway.terms', true) IS DISTINCT FROM 'written' THEN
-        UPDATE lexical_indexes i SET fill_from = least(i.fill_from, new.document_id)
+        UPDATE lexical_indexes i SET fill_from = least(i.fill_from, earliest.document_id)
             FROM (SELECT DISTINCT ON (collection_id, tenant_id, space_id)
                          collection_id, tenant_id, space_id, document_id FROM added
-                  ORDER BY collection_id, tenant_id, space_id, document_id) new
+                  ORDER BY collection_id, tenant_id, space_id, document_id) earliest
             WHERE (i.collection_id, i.tenant_id, i.space_id)
-                = (new.collection_id, new.tenant_id, new.space_id);
+                = (earliest.collection_id, earliest.tenant_id, earliest.space_id);
     END IF;
     RETURN NULL;
 END

@@ -225,6 +225,7 @@ impl Store {
         let outcome = if replaced.is_some() { SaveOutcome::Updated } else { SaveOutcome::Created };
         let saved = Saved { id, outcome, passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX) };
         commit(transaction, document, &saved, step).await?;
+        drop(connection);
         self.fold_terms(tenant, collection.id).await;
         Ok(saved)
     }

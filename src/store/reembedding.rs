@@ -237,6 +237,7 @@ impl Store {
                 .await?;
         }
         transaction.commit().await?;
+        drop(connection);
         self.fold_terms(tenant, collection.id).await;
         Ok(true)
     }
@@ -312,6 +313,7 @@ impl Store {
             self.insert_passages(&transaction, place, &metadata, passages).await?;
         }
         transaction.commit().await?;
+        drop(connection);
         self.fold_terms(tenant, collection.id).await;
         Ok(true)
     }

@@ -41,7 +41,8 @@ impl Store {
     /// Folds what changed in a collection into the counts of its terms, where that is much; where
     /// passages went, in any case, so that their words do not stay.
     ///
-    /// That it fails does no harm: searches add what is not folded.
+    /// That it fails does no harm: searches add what is not folded. It takes a connection: the caller
+    /// must hold none, or callers could wait for each other's.
     pub(in crate::store) async fn fold_terms(&self, tenant: TenantId, collection: Uuid) {
         if let Err(error) = self.try_to_fold(tenant, collection).await {
             tracing::warn!(%error, %collection, "the counts of terms are left to the next change: {error}");
@@ -139,6 +140,7 @@ impl Store {
             )
             .await?;
         transaction.commit().await?;
+        drop(connection);
         self.fold_terms(TenantId(tenant), collection).await;
         Ok(filled == Filled::All)
     }
