@@ -64,6 +64,7 @@ async fn run() -> anyhow::Result<()> {
         collection: None,
         query: question.to_owned().into(),
         k: 10,
+        mode: None,
         threshold: None,
         filter: None,
         effort: SearchEffort::Indexed,

@@ -28,6 +28,7 @@ mod evaluate;
 mod feedback;
 mod formats;
 mod http;
+mod hybrid;
 mod images;
 mod injection;
 mod jobs;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use indicatif::ProgressBar;
 use ragway::{
-    config::{Config, TEXT_ROUTE},
+    config::{Config, SearchMode, TEXT_ROUTE},
     models::Embedder,
     rag::{
         Rag, RagError,
@@ -23,6 +23,8 @@ use ragway::{
     store::SearchEffort,
 };
 
+use super::search::ModeArgument;
+
 /// Model types that the sets without one of their own are measured with.
 const MULTILINGUAL_ROUTE: &str = "multilingual";
 const IMAGE_ROUTE: &str = "image-embedding";
@@ -35,6 +37,9 @@ pub enum Command {
         /// Use the HNSW index instead of comparing every vector.
         #[arg(long)]
         indexed: bool,
+        /// What decides which passages are found [default: each after the other]
+        #[arg(long, value_enum)]
+        mode: Option<ModeArgument>,
     },
     /// Answers, citations and abstention on a file in SQuAD 2.0's format.
     Answers {
@@ -121,9 +126,11 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
 
 async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Result<()> {
     match command {
-        Command::Retrieval { folder, indexed } => {
+        Command::Retrieval { folder, indexed, mode } => {
             let effort = if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact };
-            print_retrieval(&evaluate_retrieval(rag, folder, effort, progress).await?);
+            let all = [SearchMode::Dense, SearchMode::Lexical, SearchMode::Hybrid];
+            let modes = mode.map_or(all.to_vec(), |mode| vec![mode.into()]);
+            print_retrieval(&evaluate_retrieval(rag, folder, &modes, effort, progress).await?);
         }
         Command::Answers { file, limit, model, half } => {
             let half = Half::from(*half);
@@ -188,13 +195,19 @@ impl Stages {
     }
 }
 
-fn print_retrieval(report: &RetrievalReport) {
-    println!("documents   {}", report.documents);
-    println!("queries     {}", report.queries);
-    println!("nDCG@10     {:.4}", report.ndcg_10);
-    println!("recall@10   {:.4}", report.recall_10);
-    println!("recall@100  {:.4}", report.recall_100);
-    println!("MRR@10      {:.4}", report.mrr_10);
+fn print_retrieval(reports: &[RetrievalReport]) {
+    if let Some(report) = reports.first() {
+        println!("documents   {}", report.documents);
+        println!("queries     {}", report.queries);
+    }
+    for report in reports {
+        let [first, second] = report.ndcg_10_halves;
+        println!("\nmode        {}", report.mode.name());
+        println!("nDCG@10     {:.4} ({first:.4} and {second:.4} of every second query)", report.ndcg_10);
+        println!("recall@10   {:.4}", report.recall_10);
+        println!("recall@100  {:.4}", report.recall_100);
+        println!("MRR@10      {:.4}", report.mrr_10);
+    }
 }
 
 fn print_answers(report: &AnswerReport) {

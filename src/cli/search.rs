@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use ragway::{
-    config::Config,
+    config::{Config, SearchMode},
     rag::{Caller, search::SearchRequest},
     store::SearchEffort,
 };
@@ -17,12 +17,34 @@ pub struct Arguments {
     /// Results at most.
     #[arg(long, default_value_t = 5)]
     k: usize,
-    /// Least similarity [default: the model's min_similarity]
+    /// What decides [default: search.mode of models.toml, hybrid]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArgument>,
+    /// Least similarity of what is found by its vector [default: the model's min_similarity]
     #[arg(long)]
     threshold: Option<f32>,
     /// Compare every vector instead of using the index.
     #[arg(long)]
     exact: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum ModeArgument {
+    /// How near the vectors are.
+    Dense,
+    /// Which words passages hold.
+    Lexical,
+    Hybrid,
+}
+
+impl From<ModeArgument> for SearchMode {
+    fn from(mode: ModeArgument) -> Self {
+        match mode {
+            ModeArgument::Dense => SearchMode::Dense,
+            ModeArgument::Lexical => SearchMode::Lexical,
+            ModeArgument::Hybrid => SearchMode::Hybrid,
+        }
+    }
 }
 
 pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
@@ -31,6 +53,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
         collection: arguments.collection,
         query: arguments.query.into(),
         k: arguments.k,
+        mode: arguments.mode.map(SearchMode::from),
         threshold: arguments.threshold,
         filter: None,
         effort: if arguments.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
@@ -38,7 +61,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
     super::with_parts(config, async |parts| {
         let found = parts.rag.search(&request).await?;
         if found.passages.is_empty() {
-            println!("nothing similar enough");
+            println!("nothing found");
         }
         for passage in &found.passages {
             let title = passage.title.as_deref().unwrap_or("untitled");

@@ -25,6 +25,8 @@ pub struct Catalog {
     #[serde(default)]
     pub jobs: JobSettings,
     #[serde(default)]
+    pub search: super::SearchSettings,
+    #[serde(default)]
     pub ask: AskSettings,
     #[serde(default)]
     pub cache: super::CacheSettings,

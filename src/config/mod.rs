@@ -9,6 +9,7 @@ mod environment;
 mod jobs;
 mod llm;
 mod reranker;
+mod search;
 mod space;
 mod usage;
 
@@ -19,6 +20,7 @@ pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
 pub use llm::*;
 pub use reranker::*;
+pub use search::{SearchMode, SearchSettings};
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 

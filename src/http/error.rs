@@ -204,6 +204,9 @@ impl From<RagError> for ApiError {
             RagError::SpaceMismatch { .. } => Self::new(StatusCode::CONFLICT, "space_mismatch", detail),
             RagError::Reembedding(_) => Self::new(StatusCode::CONFLICT, "reembedding_conflict", detail),
             RagError::NoReembedding(_) => Self::new(StatusCode::NOT_FOUND, "no_reembedding", detail),
+            RagError::NoLexicalIndex { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_lexical_index", detail).retry_after(10)
+            }
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),
             RagError::Store(error) => error.into(),

@@ -1,4 +1,4 @@
-//! `/search`: the passages nearest to a query.
+//! `/search`: the passages that a query asks for.
 
 use actix_web::{post, web};
 use serde::{Deserialize, Serialize};
@@ -12,12 +12,13 @@ use super::{
     images,
 };
 use crate::{
+    config::SearchMode,
     rag::{
         Caller,
         filters::parse_filter,
         search::{Query, SearchRequest},
     },
-    store::{FoundPassage, SearchEffort},
+    store::{FoundPassage, SearchEffort, SearchScores},
 };
 
 /// What is looked for.
@@ -34,7 +35,11 @@ pub struct SearchBody {
     #[serde(default = "ten")]
     #[schema(example = 5)]
     pub(super) k: i64,
-    /// Least similarity, −1 to 1; absent: `min_similarity` of the collection's model.
+    /// Absent: `search.mode` of models.toml, which is hybrid unless changed.
+    #[schema(example = "hybrid")]
+    pub(super) mode: Option<ModeName>,
+    /// Least similarity, −1 to 1, of what is found by its vector; absent: `min_similarity` of the collection's
+    /// model. What is found by its words is not held to it.
     #[schema(example = 0.3)]
     pub(super) threshold: Option<f32>,
     /// On metadata: an object is containment (`{"language": "en"}`); `{type, key, value}` with eq, ne, gt, gte,
@@ -54,6 +59,36 @@ pub(super) fn ten() -> i64 {
     10
 }
 
+/// What decides which passages are found: `dense`, how near their vectors are; `lexical`, which words they
+/// hold; `hybrid`, both.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModeName {
+    Dense,
+    Lexical,
+    Hybrid,
+}
+
+impl From<ModeName> for SearchMode {
+    fn from(mode: ModeName) -> Self {
+        match mode {
+            ModeName::Dense => SearchMode::Dense,
+            ModeName::Lexical => SearchMode::Lexical,
+            ModeName::Hybrid => SearchMode::Hybrid,
+        }
+    }
+}
+
+impl From<SearchMode> for ModeName {
+    fn from(mode: SearchMode) -> Self {
+        match mode {
+            SearchMode::Dense => ModeName::Dense,
+            SearchMode::Lexical => ModeName::Lexical,
+            SearchMode::Hybrid => ModeName::Hybrid,
+        }
+    }
+}
+
 /// Passages, best first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SearchResponse {
@@ -61,6 +96,10 @@ pub struct SearchResponse {
     /// How many.
     #[schema(example = 1)]
     count: usize,
+    /// How they were looked for. `dense` where `hybrid` was meant: the query is an image, or the collection's
+    /// words are still being indexed.
+    #[schema(example = "hybrid")]
+    mode: ModeName,
     /// Seconds.
     #[schema(value_type = f64, example = 0.016)]
     elapsed_time: Elapsed,
@@ -91,6 +130,28 @@ pub struct SearchResult {
     /// 1 − cosine distance.
     #[schema(example = 0.71)]
     pub(super) similarity: f32,
+    scores: ScoresBody,
+}
+
+/// What each way of searching says of a passage; null where it did not find it, or was not asked.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScoresBody {
+    /// The similarity.
+    #[schema(example = 0.71)]
+    dense: Option<f32>,
+    /// BM25 of the query's words.
+    #[schema(example = 4.18)]
+    lexical: Option<f32>,
+    /// What a hybrid search ranks by, made of both.
+    #[schema(example = 0.92)]
+    fused: Option<f32>,
+}
+
+impl From<SearchScores> for ScoresBody {
+    fn from(scores: SearchScores) -> Self {
+        let SearchScores { dense, lexical, fused } = scores;
+        Self { dense, lexical, fused }
+    }
 }
 
 impl From<FoundPassage> for SearchResult {
@@ -107,13 +168,14 @@ impl From<FoundPassage> for SearchResult {
             content: passage.content,
             metadata: passage.metadata,
             similarity: passage.similarity,
+            scores: passage.scores.into(),
         }
     }
 }
 
 /// Search passages
 ///
-/// The passages of a collection nearest to a text or an image, with filters on their metadata. In a collection
+/// The passages of a collection that a text or an image asks for, with filters on their metadata. In a collection
 /// whose model reads images either finds both.
 #[utoipa::path(tag = "search", responses(
     (status = 200, description = "The passages, best first", body = SearchResponse),
@@ -122,7 +184,7 @@ impl From<FoundPassage> for SearchResult {
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The collection's model reads no images, or the image cannot be read", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The database is unavailable; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable, or the mode is `lexical` and the collection's words are still being indexed; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
 ))]
 #[post("/api/v1/search")]
 pub async fn search(
@@ -145,13 +207,15 @@ pub(super) async fn find(
         collection: body.collection,
         query: query(gateway, body.query, body.image.as_deref()).await?,
         k: count("k", body.k)?,
+        mode: body.mode.map(SearchMode::from),
         threshold: body.threshold,
         filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
         effort: if body.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
     };
     let found = gateway.within_time(gateway.rag.search(&request)).await?;
+    let mode = found.mode.into();
     let results: Vec<SearchResult> = found.passages.into_iter().map(SearchResult::from).collect();
-    Ok(SearchResponse { count: results.len(), results, elapsed_time: elapsed })
+    Ok(SearchResponse { count: results.len(), results, mode, elapsed_time: elapsed })
 }
 
 async fn query(gateway: &Gateway, text: Option<String>, image: Option<&str>) -> Result<Query, ApiError> {

@@ -175,6 +175,12 @@ pub enum RagError {
     /// Nothing is being re-embedded, and there is nothing to go back to.
     #[error("collection `{0}` is not being re-embedded, and no earlier vectors of it are kept")]
     NoReembedding(String),
+    /// The collection's words are not indexed yet, or not at all.
+    #[error(
+        "collection `{collection}` has no complete lexical index yet ({left} documents are left, and a server fills \
+         it); until then search it with the mode `dense`"
+    )]
+    NoLexicalIndex { collection: String, left: i64 },
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),
@@ -212,6 +218,7 @@ impl RagError {
             RagError::Model(ModelError::NotLoaded { .. }) => true,
             RagError::Model(error) => error.is_retryable(),
             RagError::Store(error) => error.is_retryable(),
+            RagError::NoLexicalIndex { .. } => true,
             RagError::Invalid(_)
             | RagError::UnknownModel(_)
             | RagError::UnknownDocument(_)
@@ -263,6 +270,7 @@ impl RagError {
             | RagError::SpaceMismatch { .. }
             | RagError::Reembedding(_)
             | RagError::NoReembedding(_)
+            | RagError::NoLexicalIndex { .. }
             | RagError::Extract(_)
             | RagError::Model(_) => false,
         }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     Collection, FromRow, JobStep, Lease, Store, StoreError, TenantId,
     leases::record_step,
+    lexical::{TermSource, announce_terms, insert_missing_terms, insert_terms},
     reembedding::{Lock, lock, spaces},
 };
 use crate::config::EmbeddingSpace;
@@ -127,6 +128,8 @@ pub(super) struct PassagePlace<'a> {
     pub(super) collection: &'a Collection,
     pub(super) space: &'a EmbeddingSpace,
     pub(super) document: Uuid,
+    /// Of the document.
+    pub(super) title: Option<&'a str>,
 }
 
 impl FromRow for DocumentSummary {
@@ -215,12 +218,15 @@ impl Store {
         for space in held.iter().filter(|space| space.state != "dropping") {
             // A set may be missing where the other space's model failed; filling makes up for it.
             let Some(PassageSet { space, passages }) = set_of(&space.id) else { continue };
-            let place = PassagePlace { tenant, collection, space, document: id };
+            let title = document.title.as_deref();
+            let place = PassagePlace { tenant, collection, space, document: id, title };
             self.insert_passages(&transaction, place, &document.metadata, passages).await?;
         }
         let outcome = if replaced.is_some() { SaveOutcome::Updated } else { SaveOutcome::Created };
         let saved = Saved { id, outcome, passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX) };
         commit(transaction, document, &saved, step).await?;
+        drop(connection);
+        self.fold_terms(tenant, collection.id).await;
         Ok(saved)
     }
 
@@ -303,12 +309,15 @@ impl Store {
         let deleted = self
             .connection()
             .await?
-            .execute_typed(
-                "DELETE FROM documents WHERE tenant_id = $1 AND id = $2",
+            .query_typed_opt(
+                "DELETE FROM documents WHERE tenant_id = $1 AND id = $2 RETURNING collection_id",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;
-        Ok(deleted > 0)
+        if let Some(row) = &deleted {
+            self.fold_terms(tenant, row.get("collection_id")).await;
+        }
+        Ok(deleted.is_some())
     }
 
     pub(super) async fn insert_passages(
@@ -324,6 +333,7 @@ impl Store {
         let contents: Vec<&str> = passages.iter().map(|passage| passage.content.as_str()).collect();
         let vectors: Vec<Vector> =
             passages.iter().map(|passage| Vector::from(passage.vector.clone())).collect();
+        announce_terms(transaction).await?;
         transaction
             .execute_typed(
                 "INSERT INTO passages
@@ -345,7 +355,12 @@ impl Store {
                 ],
             )
             .await?;
-        Ok(())
+        let sources = ids.iter().zip(passages).map(|(id, passage)| TermSource {
+            id: *id,
+            heading: passage.heading.as_deref().or(place.title),
+            content: &passage.content,
+        });
+        insert_terms(transaction, &sources.collect::<Vec<_>>()).await
     }
 }
 
@@ -394,6 +409,7 @@ async fn refresh(
     if !same {
         // The caption is no part of what makes two pictures the same.
         let caption = document.image.as_ref().map(|_| &document.content);
+        announce_terms(transaction).await?;
         transaction
             .execute_typed(
                 // A trigger copies the metadata to the passages.
@@ -410,6 +426,10 @@ async fn refresh(
                 ],
             )
             .await?;
+        // A trigger has removed those of a caption that is another now.
+        if caption.is_some() {
+            insert_missing_terms(transaction, &[stored.id]).await?;
+        }
     }
     let outcome = if same { SaveOutcome::Unchanged } else { SaveOutcome::Updated };
     Ok(Some(Saved { id: stored.id, outcome, passages: stored.passages }))

@@ -47,6 +47,19 @@ pub struct FoundPassage {
     pub metadata: Value,
     /// 1 − cosine distance.
     pub similarity: f32,
+    /// What ranked it.
+    pub scores: SearchScores,
+}
+
+/// What each way of searching says of a passage; absent: it did not find it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SearchScores {
+    /// The similarity.
+    pub dense: Option<f32>,
+    /// BM25.
+    pub lexical: Option<f32>,
+    /// Of both together, by which a hybrid search ranks.
+    pub fused: Option<f32>,
 }
 
 impl FromRow for FoundPassage {
@@ -63,6 +76,7 @@ impl FromRow for FoundPassage {
             content: row.get("content"),
             metadata: row.get("metadata"),
             similarity: row.get("similarity"),
+            scores: SearchScores::default(),
         }
     }
 }

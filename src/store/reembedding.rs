@@ -237,6 +237,8 @@ impl Store {
                 .await?;
         }
         transaction.commit().await?;
+        drop(connection);
+        self.fold_terms(tenant, collection.id).await;
         Ok(true)
     }
 
@@ -301,10 +303,18 @@ impl Store {
             .await?;
         if let (Some(document), None) = (document, there) {
             let metadata = document.get("metadata");
-            let place = super::documents::PassagePlace { tenant, collection, space, document: text.id };
+            let place = super::documents::PassagePlace {
+                tenant,
+                collection,
+                space,
+                document: text.id,
+                title: text.title.as_deref(),
+            };
             self.insert_passages(&transaction, place, &metadata, passages).await?;
         }
         transaction.commit().await?;
+        drop(connection);
+        self.fold_terms(tenant, collection.id).await;
         Ok(true)
     }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{OpenAiError, errors::OpenAiErrorBody};
 use crate::{
+    config::SearchMode,
     http::{Gateway, error::ApiError},
     rag::{
         Caller,
@@ -125,6 +126,8 @@ pub async fn search(
         collection: Some(collection.into_inner()),
         query: Query::Text(queries.join("\n")),
         k,
+        // Results are ordered by their `score`, the similarity, and `score_threshold` holds for all.
+        mode: Some(SearchMode::Dense),
         threshold: request.ranking_options.unwrap_or_default().score_threshold,
         filter,
         effort: SearchEffort::Indexed,

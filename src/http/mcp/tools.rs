@@ -33,7 +33,8 @@ struct SearchInput {
     #[serde(default = "ten")]
     #[schema(default = 10, minimum = 1, maximum = 1000)]
     k: i64,
-    /// Least cosine similarity, -1 to 1; what suits the collection's model if absent.
+    /// Least cosine similarity, -1 to 1, of passages that do not hold words of the query; what suits the
+    /// collection's model if absent.
     threshold: Option<f32>,
     /// Only passages of documents with such metadata: an object is containment, as {"language": "en"};
     /// {"type": "gte", "key": "year", "value": 2024} compares (eq, ne, gt, gte, lt, lte, in, nin), and
@@ -68,7 +69,7 @@ struct NoInput {}
 impl From<SearchInput> for SearchBody {
     fn from(input: SearchInput) -> Self {
         let SearchInput { query, collection, k, threshold, filters } = input;
-        Self { query: Some(query), image: None, k, threshold, filters, collection, exact: false }
+        Self { query: Some(query), image: None, k, mode: None, threshold, filters, collection, exact: false }
     }
 }
 
@@ -91,7 +92,7 @@ pub fn all() -> Vec<Tool> {
         tool::<SearchInput, SearchResponse>(
             SEARCH,
             "Search the documents",
-            "Finds the passages of the stored documents that are nearest in meaning to a query, best first.",
+            "Finds the passages of the stored documents that are nearest in meaning to a query or hold its words, best first.",
         ),
         tool::<NoInput, CollectionList>(
             LIST_COLLECTIONS,

@@ -240,6 +240,7 @@ impl Rag {
                 collection: request.collection.clone(),
                 query: request.question.clone().into(),
                 k,
+                mode: None,
                 threshold: None,
                 filter: request.filter.clone(),
                 effort: SearchEffort::Indexed,
@@ -303,6 +304,7 @@ fn test_source(n: usize, content: &str) -> NumberedPassage {
         content: content.to_owned(),
         metadata: serde_json::Value::Null,
         similarity: 0.5,
+        scores: crate::store::SearchScores::default(),
     };
     NumberedPassage { n, passage }
 }

@@ -73,10 +73,11 @@ impl Run {
         let space = &found.collection.space;
         let entry = rag.catalog.embedder(&space.model);
         let best = reading.best_support(entry.map_or(0.0, |entry| entry.coverage_weight));
+        let similarities = reading.sources.iter().map(|source| source.passage.similarity);
         let explanation = Explanation {
             k,
             answer_cut: entry.map_or(-1.0, |entry| entry.answer_cut),
-            best_similarity: reading.sources.first().map(|source| source.passage.similarity),
+            best_similarity: similarities.reduce(f32::max),
             question_coverage: best.map_or(0.0, |(_, support)| support),
             score: best.map(|(score, _)| score),
             stages: vec![("embed question", found.embed_time), ("search", found.search_time)],

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{EvaluationError, Progress, scores};
 use crate::{
+    config::SearchMode,
     models::{Lane, TextRole},
     rag::{Caller, Rag, search::SearchRequest},
     store::{Collection, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
@@ -20,9 +21,12 @@ const DEPTH: usize = 100;
 /// Means over the queries that have a judgement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetrievalReport {
+    pub mode: SearchMode,
     pub documents: usize,
     pub queries: usize,
     pub ndcg_10: f64,
+    /// Of every second query, from the first on, and of the others: what is tuned on one shows on the other.
+    pub ndcg_10_halves: [f64; 2],
     pub recall_10: f64,
     pub recall_100: f64,
     pub mrr_10: f64,
@@ -44,23 +48,39 @@ impl Entry {
     }
 }
 
+/// What is stored, asked and expected.
+struct TestSet {
+    corpus: Vec<Entry>,
+    /// Those that have a judgement.
+    queries: Vec<Entry>,
+    judgements: HashMap<String, HashMap<String, f64>>,
+}
+
+impl TestSet {
+    fn read(folder: &Path) -> Result<Self, EvaluationError> {
+        let judgements = read_judgements(&folder.join("qrels").join("test.tsv"))?;
+        let mut queries = read_jsonl(&folder.join("queries.jsonl"))?;
+        queries.retain(|query| judgements.contains_key(&query.id));
+        Ok(Self { corpus: read_jsonl(&folder.join("corpus.jsonl"))?, queries, judgements })
+    }
+}
+
 /// Stores the corpus, one passage a document (title and text, cut where the
 /// model stops reading, as the published figures are), and runs every judged
-/// query. `progress` is told how many documents and queries are done.
+/// query in each mode. `progress` is told how many documents and queries are done.
 ///
 /// Works in a collection of its own, which is deleted at the end.
 pub async fn evaluate_retrieval(
     rag: &Rag,
     folder: &Path,
+    modes: &[SearchMode],
     effort: SearchEffort,
     progress: &Progress<'_>,
-) -> Result<RetrievalReport, EvaluationError> {
-    let corpus = read_jsonl(&folder.join("corpus.jsonl"))?;
-    let queries = read_jsonl(&folder.join("queries.jsonl"))?;
-    let judgements = read_judgements(&folder.join("qrels").join("test.tsv"))?;
+) -> Result<Vec<RetrievalReport>, EvaluationError> {
+    let set = TestSet::read(folder)?;
     let name = format!("evaluation-{}", Uuid::now_v7());
     let collection = rag.create_collection(TenantId::DEFAULT, &name, None).await?;
-    let result = run(rag, &collection, &corpus, &queries, &judgements, effort, progress).await;
+    let result = run(rag, &collection, &set, modes, effort, progress).await;
     rag.delete_collection(TenantId::DEFAULT, &name).await?;
     result
 }
@@ -68,25 +88,39 @@ pub async fn evaluate_retrieval(
 async fn run(
     rag: &Rag,
     collection: &Collection,
-    corpus: &[Entry],
-    queries: &[Entry],
-    judgements: &HashMap<String, HashMap<String, f64>>,
+    set: &TestSet,
+    modes: &[SearchMode],
+    effort: SearchEffort,
+    progress: &Progress<'_>,
+) -> Result<Vec<RetrievalReport>, EvaluationError> {
+    for (index, batch) in set.corpus.chunks(BATCH).enumerate() {
+        store(rag, collection, batch).await?;
+        progress("documents", (index * BATCH + batch.len()).min(set.corpus.len()), set.corpus.len());
+    }
+    let mut reports = Vec::with_capacity(modes.len());
+    for mode in modes {
+        reports.push(measure(rag, collection, set, *mode, effort, progress).await?);
+    }
+    Ok(reports)
+}
+
+async fn measure(
+    rag: &Rag,
+    collection: &Collection,
+    set: &TestSet,
+    mode: SearchMode,
     effort: SearchEffort,
     progress: &Progress<'_>,
 ) -> Result<RetrievalReport, EvaluationError> {
-    for (index, batch) in corpus.chunks(BATCH).enumerate() {
-        store(rag, collection, batch).await?;
-        progress("documents", (index * BATCH + batch.len()).min(corpus.len()), corpus.len());
-    }
-    let judged: Vec<_> = queries.iter().filter(|query| judgements.contains_key(&query.id)).collect();
-    let mut sums = [0.0; 4];
-    for (index, query) in judged.iter().enumerate() {
+    let mut scored = Vec::with_capacity(set.queries.len());
+    for query in &set.queries {
         let found = rag
             .search(&SearchRequest {
                 caller: Caller::DEFAULT,
                 collection: Some(collection.name.clone()),
                 query: query.text.clone().into(),
                 k: DEPTH,
+                mode: Some(mode),
                 threshold: Some(-1.0),
                 filter: None,
                 effort,
@@ -94,25 +128,32 @@ async fn run(
             .await?;
         let ranked: Vec<&str> =
             found.passages.iter().filter_map(|passage| passage.external_id.as_deref()).collect();
-        let relevant = &judgements[&query.id];
-        let scores = [
+        let relevant = &set.judgements[&query.id];
+        scored.push([
             scores::ndcg(&ranked, relevant, 10),
             scores::recall(&ranked, relevant, 10),
             scores::recall(&ranked, relevant, 100),
             scores::reciprocal_rank(&ranked, relevant, 10),
-        ];
-        sums.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
-        progress("queries", index + 1, judged.len());
+        ]);
+        progress(mode.name(), scored.len(), set.queries.len());
     }
-    let mean = |sum: f64| sum / judged.len().max(1) as f64;
+    let mean = |measure: usize| mean(scored.iter().map(|scores| scores[measure]));
+    let half = |first: usize| self::mean(scored.iter().skip(first).step_by(2).map(|scores| scores[0]));
     Ok(RetrievalReport {
-        documents: corpus.len(),
-        queries: judged.len(),
-        ndcg_10: mean(sums[0]),
-        recall_10: mean(sums[1]),
-        recall_100: mean(sums[2]),
-        mrr_10: mean(sums[3]),
+        mode,
+        documents: set.corpus.len(),
+        queries: set.queries.len(),
+        ndcg_10: mean(0),
+        ndcg_10_halves: [half(0), half(1)],
+        recall_10: mean(1),
+        recall_100: mean(2),
+        mrr_10: mean(3),
     })
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len().max(1);
+    values.sum::<f64>() / count as f64
 }
 
 async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<(), EvaluationError> {

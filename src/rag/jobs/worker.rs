@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{
     FutureExt,
-    future::{join, join_all},
+    future::{join_all, join3},
 };
 use tokio::task::JoinSet;
 
@@ -20,6 +20,8 @@ use crate::{
 
 /// Between two attempts to reach a database that is away.
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+/// After the words of some passages could not be indexed.
+const FAILED_PAUSE: Duration = Duration::from_secs(60);
 /// Expired jobs that are removed at once.
 const SWEEP_PORTION: i64 = 200;
 
@@ -31,7 +33,7 @@ impl Rag {
         let stop: Stop = stop.boxed().shared();
         let workers = (0..self.job_settings.workers).map(|_| self.work(stop.clone()));
         let expired = sweep("expired jobs", SWEEP_PORTION, stop.clone(), |most| self.store.sweep_jobs(most));
-        join(join_all(workers), expired).await;
+        join3(join_all(workers), expired, self.fill_lexical_indexes(stop.clone())).await;
     }
 
     async fn work(&self, stop: Stop) {
@@ -158,6 +160,24 @@ impl Rag {
             Ok(()) => tracing::info!(task = %lease.job, "task {} is left to another worker", lease.job),
             Err(error) => {
                 tracing::warn!(%error, task = %lease.job, "task {} stays leased for a while: {error}", lease.job)
+            }
+        }
+    }
+
+    /// Indexes the words of passages that were stored without: by an earlier version, or beside one.
+    async fn fill_lexical_indexes(&self, stop: Stop) {
+        while stop.peek().is_none() {
+            let pause = match self.store.fill_lexical_index().await {
+                Ok(true) => continue,
+                Ok(false) => self.job_settings.poll(),
+                Err(error) => {
+                    tracing::warn!(%error, "words of passages are not indexed at the moment: {error}");
+                    FAILED_PAUSE
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(jittered(pause)) => {}
+                () = stop.clone() => {}
             }
         }
     }

@@ -1,4 +1,6 @@
-//! The passages nearest to a query.
+//! The passages that a query asks for: nearest to it, holding its words, or both.
+
+mod fusion;
 
 use std::{
     sync::Arc,
@@ -12,15 +14,22 @@ use super::{
     usage::{Operation, Tokens},
 };
 use crate::{
-    config::EmbeddingSpace,
+    config::{EmbeddingSpace, SearchMode},
     models::{Embedder, EncodedImage, Lane, TextRole},
-    store::{Collection, Filter, FoundPassage, PassageQuery, SearchEffort, StoreError, TenantId},
+    store::{
+        Collection, Filter, FoundPassage, LexicalMatches, LexicalQuery, PassageQuery, SearchEffort,
+        StoreError, TenantId,
+    },
 };
+use fusion::fuse;
 
 /// Most results of one search.
 pub const MAX_K: usize = 1000;
 /// Longest query, in bytes: far over what any model reads.
 pub const MAX_QUERY_BYTES: usize = 32 << 10;
+/// Passages that a hybrid search takes from each list at least: those that one of them ranks low
+/// may be first in both together.
+const HYBRID_DEPTH: usize = 50;
 
 /// What is looked for, and where.
 #[derive(Debug, Clone)]
@@ -30,7 +39,9 @@ pub struct SearchRequest {
     pub collection: Option<String>,
     pub query: Query,
     pub k: usize,
-    /// Absent: the space's `min_similarity`.
+    /// Absent: `search.mode` of models.toml, as far as the query and the collection allow it.
+    pub mode: Option<SearchMode>,
+    /// Of what is found by its vector. Absent: the space's `min_similarity`.
     pub threshold: Option<f32>,
     pub filter: Option<Filter>,
     pub effort: SearchEffort,
@@ -54,6 +65,8 @@ impl From<String> for Query {
 #[derive(Debug, Clone)]
 pub struct SearchOutcome {
     pub passages: Vec<FoundPassage>,
+    /// How they were looked for.
+    pub mode: SearchMode,
     pub collection: Collection,
     /// The query's vector, in the collection's space.
     pub vector: Vec<f32>,
@@ -90,26 +103,111 @@ impl Rag {
         let collection =
             self.collection_or_default(request.caller.tenant, request.collection.as_deref()).await?;
         let embedder = self.embedder_of(&collection).await?;
-        let min_similarity = request.threshold.unwrap_or_else(|| self.min_similarity(&collection));
+        let mode = self.mode_of(request)?;
         let started = Instant::now();
         let waiting = self.load.enter();
         let (vector, tokens) = query_vector(embedder.as_ref(), &request.query).await?;
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
-        let passages = self
-            .store
-            .nearest_passages(PassageQuery {
-                tenant: request.caller.tenant,
-                collection: &collection,
-                vector: vector.clone(),
-                k: request.k,
-                min_similarity,
-                filter: request.filter.as_ref(),
-                effort: request.effort,
-            })
-            .await?;
-        Ok(SearchOutcome { passages, collection, vector, tokens, embed_time, search_time: started.elapsed() })
+        let (mode, passages) = self.find_passages(request, mode, &collection, &vector).await?;
+        let search_time = started.elapsed();
+        Ok(SearchOutcome { passages, mode, collection, vector, tokens, embed_time, search_time })
+    }
+
+    /// The mode that is asked for, or the usual one; an image has no words.
+    fn mode_of(&self, request: &SearchRequest) -> Result<SearchMode, RagError> {
+        let mode = request.mode.unwrap_or(self.catalog.search.mode);
+        match (&request.query, mode) {
+            (Query::Text(_), mode) => Ok(mode),
+            (Query::Image(_), SearchMode::Lexical) if request.mode.is_some() => Err(RagError::Invalid(
+                "mode: an image has no words; search by it with `dense`, or with a text".into(),
+            )),
+            (Query::Image(_), _) => Ok(SearchMode::Dense),
+        }
+    }
+
+    /// Passages with their scores, best first, and the mode in which they were found: without a
+    /// complete lexical index a hybrid search is a dense one.
+    async fn find_passages(
+        &self,
+        request: &SearchRequest,
+        mode: SearchMode,
+        collection: &Collection,
+        vector: &[f32],
+    ) -> Result<(SearchMode, Vec<FoundPassage>), RagError> {
+        let (k, deep) = (request.k, request.k.max(HYBRID_DEPTH));
+        let dense = |k| self.nearest(request, collection, vector, k);
+        let lexical = |k| self.by_words(request, collection, vector, k);
+        let dense_only = |mut passages: Vec<FoundPassage>| {
+            passages.truncate(k);
+            passages.iter_mut().for_each(|passage| passage.scores.dense = Some(passage.similarity));
+            (SearchMode::Dense, passages)
+        };
+        match mode {
+            SearchMode::Dense => Ok(dense_only(dense(k).await?)),
+            SearchMode::Lexical => match lexical(k).await? {
+                Some(matches) => Ok((mode, scored(matches))),
+                None if request.mode.is_none() => Ok(dense_only(dense(k).await?)),
+                None => Err(self.no_lexical_index(request.caller.tenant, collection).await?),
+            },
+            SearchMode::Hybrid => match futures_util::try_join!(dense(deep), lexical(deep))? {
+                (near, Some(matches)) => {
+                    let mut passages = fuse(near, matches, self.min_similarity(collection));
+                    passages.truncate(k);
+                    Ok((mode, passages))
+                }
+                (near, None) => Ok(dense_only(near)),
+            },
+        }
+    }
+
+    async fn nearest(
+        &self,
+        request: &SearchRequest,
+        collection: &Collection,
+        vector: &[f32],
+        k: usize,
+    ) -> Result<Vec<FoundPassage>, RagError> {
+        let query = PassageQuery {
+            tenant: request.caller.tenant,
+            collection,
+            vector: vector.to_vec(),
+            k,
+            min_similarity: request.threshold.unwrap_or_else(|| self.min_similarity(collection)),
+            filter: request.filter.as_ref(),
+            effort: request.effort,
+        };
+        Ok(self.store.nearest_passages(query).await?)
+    }
+
+    /// Absent: there is no complete lexical index. An image holds no words.
+    async fn by_words(
+        &self,
+        request: &SearchRequest,
+        collection: &Collection,
+        vector: &[f32],
+        k: usize,
+    ) -> Result<Option<LexicalMatches>, RagError> {
+        let Query::Text(text) = &request.query else { return Ok(None) };
+        let query = LexicalQuery {
+            tenant: request.caller.tenant,
+            collection,
+            text,
+            vector: vector.to_vec(),
+            k,
+            filter: request.filter.as_ref(),
+        };
+        Ok(self.store.lexical_matches(query).await?)
+    }
+
+    async fn no_lexical_index(
+        &self,
+        tenant: TenantId,
+        collection: &Collection,
+    ) -> Result<RagError, StoreError> {
+        let left = self.store.lexical_backlog(tenant, collection).await?;
+        Ok(RagError::NoLexicalIndex { collection: collection.name.clone(), left })
     }
 
     /// The named collection, or `default`.
@@ -172,6 +270,14 @@ impl SearchRequest {
             None => Ok(()),
         }
     }
+}
+
+fn scored(matches: LexicalMatches) -> Vec<FoundPassage> {
+    let scored = |(mut passage, score): (FoundPassage, f32)| {
+        passage.scores.lexical = Some(score);
+        passage
+    };
+    matches.passages.into_iter().map(scored).collect()
 }
 
 /// The vector of a query or a question, and the tokens read.

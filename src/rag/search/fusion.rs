@@ -1,0 +1,101 @@
+//! One list from passages found by their vectors and passages found by their words.
+//!
+//! Ranks alone say nothing of how good a list is: where only common words of a query stand
+//! anywhere, the list of words has a first place all the same. So scores are added, each as a share
+//! of what it could be: the similarity on the way from `min_similarity` to 1, BM25 of what a passage
+//! about every word of the query would score. Rare words that a passage lacks, or that no passage
+//! holds, keep its share small, and with it what the list of words has to say. So each query
+//! weighs its two lists by itself, and there is one weight for all.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::store::{FoundPassage, LexicalMatches};
+
+/// How much the words count: a passage about every word of the query counts as much as one that
+/// is so much nearer to it (in units of the way from `min_similarity` to 1).
+const WORDS: f32 = 1.0;
+
+/// Joins both lists by weighted scores, best first, and gives each passage its scores.
+///
+/// `floor` is the similarity of what has nothing to do with the query, which depends on the model.
+pub(super) fn fuse(dense: Vec<FoundPassage>, lexical: LexicalMatches, floor: f32) -> Vec<FoundPassage> {
+    let mut fused: HashMap<Uuid, FoundPassage> = HashMap::new();
+    for (mut passage, score) in lexical.passages {
+        passage.scores.lexical = Some(score);
+        fused.insert(passage.id, passage);
+    }
+    for mut passage in dense {
+        passage.scores.lexical = fused.get(&passage.id).and_then(|same| same.scores.lexical);
+        passage.scores.dense = Some(passage.similarity);
+        fused.insert(passage.id, passage);
+    }
+    let mut passages: Vec<_> = fused.into_values().collect();
+    for passage in &mut passages {
+        let near = (passage.similarity - floor) / (1.0 - floor).max(f32::EPSILON);
+        let words = passage.scores.lexical.unwrap_or_default() / lexical.bound.max(f32::EPSILON);
+        passage.scores.fused = Some(near + WORDS * words);
+    }
+    passages.sort_by(|a, b| {
+        b.scores
+            .fused
+            .unwrap_or_default()
+            .total_cmp(&a.scores.fused.unwrap_or_default())
+            .then(a.id.cmp(&b.id))
+    });
+    passages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SearchScores;
+
+    fn passage(n: u128, similarity: f32) -> FoundPassage {
+        FoundPassage {
+            id: Uuid::from_u128(n),
+            document_id: Uuid::from_u128(n),
+            external_id: None,
+            ordinal: 0,
+            title: None,
+            source: None,
+            format: "text/plain".into(),
+            heading: None,
+            content: String::new(),
+            metadata: serde_json::Value::Null,
+            similarity,
+            scores: SearchScores::default(),
+        }
+    }
+
+    fn fused(dense: &[(u128, f32)], lexical: &[(u128, f32, f32)], bound: f32) -> Vec<(u128, SearchScores)> {
+        let dense = dense.iter().map(|(n, similarity)| passage(*n, *similarity)).collect();
+        let passages = lexical.iter().map(|(n, similarity, score)| (passage(*n, *similarity), *score));
+        let matches = LexicalMatches { passages: passages.collect(), bound };
+        let passages = fuse(dense, matches, 0.3);
+        passages.into_iter().map(|passage| (passage.id.as_u128(), passage.scores)).collect()
+    }
+
+    #[test]
+    fn what_both_find_comes_first() {
+        let found = fused(&[(1, 0.65), (2, 0.6)], &[(3, 0.2, 8.0), (2, 0.6, 7.0)], 10.0);
+        let order: Vec<_> = found.iter().map(|(n, _)| *n).collect();
+        assert_eq!(order, [2, 3, 1]);
+        // (0.6 − 0.3) / 0.7 + 7 / 10.
+        assert!((found[0].1.fused.unwrap() - 1.12857).abs() < 1e-4);
+        assert_eq!((found[0].1.dense, found[0].1.lexical), (Some(0.6), Some(7.0)));
+        assert_eq!((found[1].1.dense, found[1].1.lexical), (None, Some(8.0)));
+        assert_eq!((found[2].1.dense, found[2].1.lexical), (Some(0.65), None));
+    }
+
+    #[test]
+    fn common_words_of_a_query_change_little() {
+        // The first of the list of words holds a word that says little; the rare ones stand nowhere.
+        let found = fused(&[(1, 0.65), (2, 0.55)], &[(2, 0.55, 1.0)], 30.0);
+        assert_eq!(found[0].0, 1);
+        let without = fused(&[(1, 0.65), (2, 0.55)], &[], 0.0);
+        assert_eq!(without.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2]);
+        assert!(without.iter().all(|(_, scores)| scores.fused.unwrap().is_finite()));
+    }
+}
