@@ -29,6 +29,7 @@ mod feedback;
 mod formats;
 mod http;
 mod images;
+mod indexes;
 mod injection;
 mod jobs;
 mod local_model;

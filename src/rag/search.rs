@@ -14,7 +14,10 @@ use super::{
 use crate::{
     config::EmbeddingSpace,
     models::{Embedder, EncodedImage, Lane, TextRole},
-    store::{Collection, Filter, FoundPassage, PassageQuery, SearchEffort, StoreError, TenantId},
+    store::{
+        Collection, Filter, FoundPassage, NearestPassages, PassageQuery, SearchEffort, SearchPlan,
+        StoreError, TenantId,
+    },
 };
 
 /// Most results of one search.
@@ -54,9 +57,12 @@ impl From<String> for Query {
 #[derive(Debug, Clone)]
 pub struct SearchOutcome {
     pub passages: Vec<FoundPassage>,
+    pub plan: SearchPlan,
     pub collection: Collection,
     /// The query's vector, in the collection's space.
     pub vector: Vec<f32>,
+    /// Passages of a lower similarity were left out.
+    pub min_similarity: f32,
     /// Tokens of the query.
     pub tokens: usize,
     pub embed_time: Duration,
@@ -97,7 +103,7 @@ impl Rag {
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
-        let passages = self
+        let NearestPassages { passages, plan } = self
             .store
             .nearest_passages(PassageQuery {
                 tenant: request.caller.tenant,
@@ -109,7 +115,17 @@ impl Rag {
                 effort: request.effort,
             })
             .await?;
-        Ok(SearchOutcome { passages, collection, vector, tokens, embed_time, search_time: started.elapsed() })
+        let search_time = started.elapsed();
+        Ok(SearchOutcome {
+            passages,
+            plan,
+            collection,
+            vector,
+            min_similarity,
+            tokens,
+            embed_time,
+            search_time,
+        })
     }
 
     /// The named collection, or `default`.

@@ -8,10 +8,12 @@ mod documents;
 pub mod embedded;
 mod feedback;
 mod filter;
+mod indexes;
 mod jobs;
 mod leases;
 mod migrate;
 mod passages;
+mod plans;
 mod reembedding;
 mod routes;
 mod session;
@@ -24,11 +26,16 @@ pub use documents::{
 };
 pub use feedback::{NewAnswer, QuotedPassage, RatedAnswer, Rating};
 pub use filter::{Comparison, Filter};
+pub use indexes::{
+    BuildProgress, BuildResources, BuildStatus, BuiltIndex, IndexAdmin, IndexError, IndexKind, IndexSpec,
+    VectorIndex,
+};
 pub use jobs::{Job, JobState, NewJob};
 pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
-pub use passages::{FoundPassage, PassageQuery, SearchEffort};
+pub use passages::{FoundPassage, NearestPassages, PassageQuery, SearchEffort};
+pub use plans::{Candidates, PlanKind, SearchPlan};
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
 use session::{Cancellable, Session, Sessions};
