@@ -65,8 +65,51 @@ async fn files_are_ingested_searched_and_asked() {
     let (output, out, err) = run(home.path(), &["ask", question, "--collection", "none"]);
     assert!(!output.status.success() && err.contains("there is no collection `none`"), "{out}{err}");
 
+    let filter = r#"{"type": "exists", "key": "none"}"#;
+    let (output, out, err) = run(home.path(), &["search", "bicycle", "--filter", filter]);
+    assert!(output.status.success() && out.contains("nothing similar enough"), "{out}{err}");
+    let (output, _, err) =
+        run(home.path(), &["search", "bicycle", "--filter", "{\"type\": \"like\", \"key\": 1}"]);
+    assert!(!output.status.success() && err.contains("unknown operator `like`; known are"), "{err}");
+
     let (output, out, _) = run(home.path(), &["doctor"]);
     assert!(output.status.success() && out.contains("schema up to date"), "{out}");
+}
+
+#[tokio::test]
+async fn an_index_is_advised_built_and_measured() {
+    let home = own_home().await;
+    let index = |arguments: &[&str]| run(home.path(), &[&["index"], arguments].concat());
+    let (output, out, err) = index(&["status"]);
+    assert!(output.status.success() && out.contains("no collections"), "{out}{err}");
+    fs::write(home.path().join("fares.md"), "# Fares\n\nA bicycle costs 3 euros each way.").unwrap();
+    let (output, out, err) = run(home.path(), &["ingest", "fares.md"]);
+    assert!(output.status.success(), "{out}{err}");
+    let (_, out, err) = index(&["status"]);
+    assert!(out.starts_with("default: 1 passages of 384 dimensions; shared hnsw (m 16"), "{out}{err}");
+    let (_, out, err) = index(&["advise"]);
+    assert!(out.contains("default: shared hnsw") && out.contains("one by one"), "{out}{err}");
+    let (output, out, err) = index(&["rebuild", "--kind", "halfvec", "--m", "8", "--ef-search", "50"]);
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("own halfvec (m 8, ef_construction 64, ef_search 50)"), "{out}{err}");
+    let (_, out, err) = index(&["recall", "--queries", "5"]);
+    assert!(out.contains("recall@10   1.0000, worst 1.0000"), "{out}{err}");
+    let (output, out, err) = index(&["field", "year"]);
+    assert!(output.status.success() && out.contains("`year`"), "{out}{err}");
+    let (output, out, err) = index(&["field", "year", "--drop"]);
+    assert!(output.status.success() && out.contains("is gone"), "{out}{err}");
+    let (output, out, err) = index(&["rebuild", "--kind", "shared"]);
+    assert!(output.status.success() && out.contains("shared hnsw"), "{out}{err}");
+    for (arguments, told) in [
+        (&["rebuild", "--kind", "ivfflat"][..], "unknown index kind `ivfflat`; known are hnsw, halfvec"),
+        (&["rebuild", "--kind", "hnsw", "--m", "500"], "m must be between 2 and 100"),
+        (&["rebuild", "--kind", "shared", "--m", "8"], "fixed settings"),
+        (&["rebuild", "none"], "no collection `none`"),
+        (&["field", "year", "--drop"], "has no index"),
+    ] {
+        let (output, _, err) = index(arguments);
+        assert!(!output.status.success() && err.contains(told), "{arguments:?}: {err}");
+    }
 }
 
 #[tokio::test]

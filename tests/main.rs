@@ -30,6 +30,7 @@ mod formats;
 mod http;
 mod hybrid;
 mod images;
+mod indexes;
 mod injection;
 mod jobs;
 mod local_model;

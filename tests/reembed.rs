@@ -591,7 +591,7 @@ async fn an_old_look_at_the_spaces_is_refused_by_the_store() {
         };
         db.nearest_passages(query).await
     };
-    assert_eq!(search().await.unwrap().len(), 1, "the kept space is whole");
+    assert_eq!(search().await.unwrap().passages.len(), 1, "the kept space is whole");
     finish(&app).await;
     assert!(matches!(search().await, Err(StoreError::SpacesChanged(_))));
 }

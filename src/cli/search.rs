@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ragway::{
     config::{Config, SearchMode},
-    rag::{Caller, search::SearchRequest},
+    rag::{Caller, filters::parse_filter_text, search::SearchRequest},
     store::SearchEffort,
 };
 
@@ -23,6 +23,9 @@ pub struct Arguments {
     /// Least similarity of what is found by its vector [default: the model's min_similarity]
     #[arg(long)]
     threshold: Option<f32>,
+    /// A condition on metadata, in JSON: '{"language": "en"}', '{"type": "gte", "key": "year", "value": 2025}'.
+    #[arg(long, value_name = "JSON")]
+    filter: Option<String>,
     /// Compare every vector instead of using the index.
     #[arg(long)]
     exact: bool,
@@ -55,7 +58,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
         k: arguments.k,
         mode: arguments.mode.map(SearchMode::from),
         threshold: arguments.threshold,
-        filter: None,
+        filter: arguments.filter.as_deref().map(parse_filter_text).transpose()?.flatten(),
         effort: if arguments.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
     };
     super::with_parts(config, async |parts| {

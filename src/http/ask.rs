@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
+    filters::FilterSchema,
     search::count,
     sse,
 };
@@ -34,8 +35,7 @@ pub struct AskBody {
     /// Passages to read, 1 to 50; absent: `ask.passages` of models.toml.
     #[schema(example = 5)]
     pub(super) k: Option<i64>,
-    /// As in search.
-    #[schema(value_type = Option<Object>, example = json!({}))]
+    #[schema(value_type = Option<FilterSchema>)]
     pub(super) filters: Option<Value>,
     /// A backend of `routes.answer`, or `extractive`; absent: the route's order.
     #[schema(example = json!(null))]

@@ -85,9 +85,15 @@ fn not_json(request: &HttpRequest) -> ApiError {
     ))
 }
 
+/// What serde_json says of it; it has no kind of its own.
+const TOO_DEEP: &str = "recursion limit exceeded";
+
 fn describe(error: &serde_json::Error) -> String {
     match error.classify() {
         serde_json::error::Category::Data => format!("JSON body: {error}"),
+        _ if error.to_string().starts_with(TOO_DEEP) => {
+            format!("the JSON body is nested deeper than the 127 levels that are read: {error}")
+        }
         serde_json::error::Category::Eof => format!("JSON body ends too early: {error}"),
         serde_json::error::Category::Syntax | serde_json::error::Category::Io => {
             format!("the body is not valid JSON: {error}")

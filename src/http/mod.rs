@@ -29,6 +29,7 @@ pub mod error;
 mod extractors;
 mod feedback;
 mod fetch;
+mod filters;
 mod health;
 mod images;
 mod mcp;

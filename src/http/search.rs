@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
+    filters::FilterSchema,
     images,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         filters::parse_filter,
         search::{Query, SearchRequest},
     },
-    store::{FoundPassage, SearchEffort, SearchScores},
+    store::{Candidates, FoundPassage, PlanKind, SearchEffort, SearchPlan, SearchScores},
 };
 
 /// What is looked for.
@@ -42,9 +43,7 @@ pub struct SearchBody {
     /// model. What is found by its words is not held to it.
     #[schema(example = 0.3)]
     pub(super) threshold: Option<f32>,
-    /// On metadata: an object is containment (`{"language": "en"}`); `{type, key, value}` with eq, ne, gt, gte,
-    /// lt, lte, in, nin and `{type: "and" | "or", filters}` is the typed form.
-    #[schema(value_type = Option<Object>, example = json!({}))]
+    #[schema(value_type = Option<FilterSchema>)]
     pub(super) filters: Option<Value>,
     /// Absent: `default`.
     #[schema(example = "default")]
@@ -53,6 +52,15 @@ pub struct SearchBody {
     #[serde(default)]
     #[schema(example = false)]
     pub(super) exact: bool,
+    /// Whether to say how the passages were found (`plan`).
+    #[serde(default)]
+    #[schema(example = false)]
+    pub(super) explain: bool,
+    /// Whether to compare every vector too, and say in `plan` how much of what that finds was found. Costs an
+    /// exact search.
+    #[serde(default)]
+    #[schema(example = false)]
+    pub(super) recall: bool,
 }
 
 pub(super) fn ten() -> i64 {
@@ -103,6 +111,47 @@ pub struct SearchResponse {
     /// Seconds.
     #[schema(value_type = f64, example = 0.016)]
     elapsed_time: Elapsed,
+    /// How they were found, where the request asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<PlanBody>,
+}
+
+/// How passages were found. Never fewer than there are: where an index gives less than `k`, all are compared.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PlanBody {
+    /// `exact`: all that pass the filter were compared. `index`: those that the index gave. `index_then_exact`: the
+    /// index gave too few.
+    #[schema(example = "exact")]
+    kind: &'static str,
+    /// Passages that pass the filter; null where nobody had to know.
+    #[schema(example = 1500)]
+    candidates: Option<u64>,
+    /// Whether `candidates` was counted, not estimated.
+    #[schema(example = true)]
+    counted: bool,
+    /// The kind of index that was scanned: `hnsw`, `halfvec` or `binary`.
+    #[schema(example = json!(null))]
+    index: Option<&'static str>,
+    /// The part of what an exact search finds that was found, 0 to 1; where the request asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1.0)]
+    recall: Option<f64>,
+}
+
+impl PlanBody {
+    fn of(plan: SearchPlan, recall: Option<f64>) -> Self {
+        let (kind, scanned) = match plan.kind {
+            PlanKind::Exact => ("exact", false),
+            PlanKind::Index => ("index", true),
+            PlanKind::IndexThenExact => ("index_then_exact", true),
+        };
+        let (candidates, counted) = match plan.candidates {
+            Candidates::Counted(count) => (Some(count.unsigned_abs()), true),
+            Candidates::Estimated(count) => (Some(count as u64), false),
+            Candidates::Unknown => (None, false),
+        };
+        Self { kind, candidates, counted, index: scanned.then(|| plan.index.name()), recall }
+    }
 }
 
 /// A passage.
@@ -213,9 +262,14 @@ pub(super) async fn find(
         effort: if body.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
     };
     let found = gateway.within_time(gateway.rag.search(&request)).await?;
+    let recall = match body.recall {
+        true => Some(gateway.within_time(gateway.rag.measured_recall(&request, &found)).await?),
+        false => None,
+    };
+    let plan = found.plan.filter(|_| body.explain || body.recall).map(|plan| PlanBody::of(plan, recall));
     let mode = found.mode.into();
     let results: Vec<SearchResult> = found.passages.into_iter().map(SearchResult::from).collect();
-    Ok(SearchResponse { count: results.len(), results, mode, elapsed_time: elapsed })
+    Ok(SearchResponse { count: results.len(), results, mode, elapsed_time: elapsed, plan })
 }
 
 async fn query(gateway: &Gateway, text: Option<String>, image: Option<&str>) -> Result<Query, ApiError> {

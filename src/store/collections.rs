@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use tokio_postgres::{Row, error::SqlState, types::Type};
 use uuid::Uuid;
 
-use super::{FromRow, OtherSpace, OtherState, Store, StoreError, TenantId};
+use super::{FromRow, OtherSpace, OtherState, Store, StoreError, TenantId, VectorIndex};
 use crate::config::EmbeddingSpace;
 
 /// A collection as it is stored.
@@ -23,16 +23,23 @@ pub struct Collection {
     pub created_at: OffsetDateTime,
     /// Raised with every change of its documents or of the space that searches read.
     pub version: i64,
+    /// What searches of the live space use.
+    pub index: VectorIndex,
+    /// Keys of the metadata whose order comparisons have an index.
+    pub fields: Vec<String>,
 }
 
 impl FromRow for Collection {
     fn from_row(row: &Row) -> Self {
+        let space = space_of(row.get("space_id"), row.get("model"), row.get("dimension"));
         Self {
             id: row.get("id"),
             name: row.get("name"),
-            space: space(row.get("space_id"), row.get("model"), row.get("dimension")),
+            index: VectorIndex::from_row(row, space.dimension),
+            fields: row.get("fields"),
+            space,
             other: row.get::<_, Option<String>>("other_id").map(|id| OtherSpace {
-                space: space(id, row.get("other_model"), row.get("other_dimension")),
+                space: space_of(id, row.get("other_model"), row.get("other_dimension")),
                 state: if row.get("other_filling") { OtherState::Filling } else { OtherState::Kept },
                 age: Duration::try_from_secs_f64(row.get("other_age")).unwrap_or_default(),
                 job: row.get("other_job"),
@@ -45,7 +52,7 @@ impl FromRow for Collection {
     }
 }
 
-fn space(id: String, model: String, dimension: i32) -> EmbeddingSpace {
+fn space_of(id: String, model: String, dimension: i32) -> EmbeddingSpace {
     EmbeddingSpace { id, model, dimension: usize::try_from(dimension).unwrap_or(0) }
 }
 
@@ -53,13 +60,19 @@ const COLUMNS: &str = "
     SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
            o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
            o.state = 'filling' AS other_filling, o.job_id AS other_job,
-           extract(epoch FROM now() - o.since)::float8 AS other_age, coalesce(v.version, 0) AS version";
+           extract(epoch FROM now() - o.since)::float8 AS other_age, coalesce(v.version, 0) AS version,
+           i.kind AS index_kind, i.m AS index_m, i.ef_construction AS index_ef_construction,
+           i.ef_search AS index_ef_search, i.index_name,
+           'passages_hnsw_' || left(md5(c.space_id), 16) AS shared_index,
+           ARRAY(SELECT f.key FROM collection_fields f WHERE f.collection_id = c.id ORDER BY f.key) AS fields";
 
 const FROM: &str = "
     FROM collections c JOIN embedding_spaces s ON s.id = c.space_id
     LEFT JOIN collection_spaces o ON o.collection_id = c.id AND o.state IN ('filling', 'kept')
     LEFT JOIN embedding_spaces os ON os.id = o.space_id
     LEFT JOIN collection_versions v ON v.collection_id = c.id
+    LEFT JOIN collection_indexes i
+        ON (i.collection_id, i.tenant_id, i.space_id) = (c.id, c.tenant_id, c.space_id)
     WHERE c.tenant_id = $1";
 
 const COUNTS: &str = ",
@@ -149,13 +162,22 @@ impl Store {
     /// Makes the space known, with the index of its vectors.
     pub(super) async fn register_space(&self, space: &EmbeddingSpace) -> Result<(), StoreError> {
         let dimension = i32::try_from(space.dimension).unwrap_or(i32::MAX);
-        self.connection()
+        let row = self
+            .connection()
             .await?
-            .query_typed(
-                "SELECT register_embedding_space($1, $2, $3)",
+            .query_typed_one(
+                "SELECT register_embedding_space($1, $2, $3) AS indexed",
                 &[(&space.id, Type::TEXT), (&space.model, Type::TEXT), (&dimension, Type::INT4)],
             )
             .await?;
+        if !row.get::<_, bool>("indexed") {
+            tracing::warn!(
+                space = space.id,
+                "the space {} has no vector index yet, for building it here would lock writers out: searches in \
+                 it compare every vector until `ragway index rebuild COLLECTION` has built one",
+                space.id
+            );
+        }
         Ok(())
     }
 }

@@ -1,13 +1,17 @@
 //! Conditions on metadata, as SQL with every key and value a parameter.
+//!
+//! The SQL is usable in any statement that names `passages` as `p`. Equality is
+//! written as containment, which the GIN index on `metadata` serves; an order
+//! comparison is served by the index of a declared field (see `indexes`).
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_postgres::types::{Json, ToSql, Type};
 
 /// A condition on a passage's metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
     /// The metadata contains this object (`jsonb @>`).
-    Contains(serde_json::Map<String, Value>),
+    Contains(Map<String, Value>),
     /// The value of a key compares so. Values of different JSON types never do.
     Compare {
         key: String,
@@ -19,6 +23,8 @@ pub enum Filter {
         key: String,
         values: Vec<Value>,
     },
+    /// The key is there, whatever its value.
+    Exists(String),
     Not(Box<Filter>),
     And(Vec<Filter>),
     Or(Vec<Filter>),
@@ -63,39 +69,66 @@ impl Parameters {
 }
 
 impl Filter {
-    /// A boolean SQL expression over `p.metadata`; never NULL.
+    /// A boolean SQL expression over `p.metadata`. NULL means no, as in a WHERE; `Not` minds that.
     pub(super) fn to_sql(&self, parameters: &mut Parameters) -> String {
         match self {
-            Filter::Contains(object) => {
-                let object = parameters.add(Json(Value::Object(object.clone())), Type::JSONB);
-                format!("p.metadata @> {object}")
-            }
+            Filter::Contains(object) => contains(object.clone(), parameters),
             Filter::Compare { key, comparison, value } => {
+                let json_type = if value.is_number() { "number" } else { "string" };
                 let key = parameters.add(key.clone(), Type::TEXT);
                 let value = parameters.add(Json(value.clone()), Type::JSONB);
                 let operator = comparison.operator();
+                // The first half alone is what an index answers; JSON orders values of all types.
                 format!(
-                    "coalesce(jsonb_typeof(p.metadata -> {key}) = jsonb_typeof({value}) \
-                     AND p.metadata -> {key} {operator} {value}, false)"
+                    "(p.metadata -> {key} {operator} {value} AND jsonb_typeof(p.metadata -> {key}) = '{json_type}')"
                 )
             }
             Filter::In { key, values } => {
-                let key = parameters.add(key.clone(), Type::TEXT);
-                let values: Vec<_> = values.iter().cloned().map(Json).collect();
-                let values = parameters.add(values, Type::JSONB_ARRAY);
-                format!("coalesce(p.metadata -> {key} = ANY({values}), false)")
+                let parts: Vec<_> = values.iter().map(|value| equals(key, value, parameters)).collect();
+                joined(parts, " OR ", "false")
             }
-            Filter::Not(inner) => format!("NOT ({})", inner.to_sql(parameters)),
-            Filter::And(parts) => joined(parts, " AND ", "true", parameters),
-            Filter::Or(parts) => joined(parts, " OR ", "false", parameters),
+            Filter::Exists(key) => {
+                let key = parameters.add(key.clone(), Type::TEXT);
+                format!("p.metadata ? {key}")
+            }
+            Filter::Not(inner) => format!("({}) IS NOT TRUE", inner.to_sql(parameters)),
+            Filter::And(parts) => joined(all(parts, parameters), " AND ", "true"),
+            Filter::Or(parts) => joined(all(parts, parameters), " OR ", "false"),
+        }
+    }
+
+    /// Whether an index answers it, so that few matches are found without reading all rows.
+    /// `fields` are the keys with an index of their own.
+    pub(super) fn is_indexed(&self, fields: &[String]) -> bool {
+        match self {
+            Filter::Contains(_) | Filter::In { .. } => true,
+            Filter::Compare { key, .. } => fields.contains(key),
+            Filter::Exists(_) | Filter::Not(_) => false,
+            Filter::And(parts) => parts.iter().any(|part| part.is_indexed(fields)),
+            Filter::Or(parts) => parts.iter().all(|part| part.is_indexed(fields)),
         }
     }
 }
 
-fn joined(parts: &[Filter], word: &str, empty: &str, parameters: &mut Parameters) -> String {
-    if parts.is_empty() {
-        return empty.to_owned();
+fn contains(object: Map<String, Value>, parameters: &mut Parameters) -> String {
+    format!("p.metadata @> {}", parameters.add(Json(Value::Object(object)), Type::JSONB))
+}
+
+/// Containment is equality for texts, numbers, booleans and null; an array or object may hold more.
+fn equals(key: &str, value: &Value, parameters: &mut Parameters) -> String {
+    let object = contains(Map::from_iter([(key.to_owned(), value.clone())]), parameters);
+    if !value.is_array() && !value.is_object() {
+        return object;
     }
-    let parts: Vec<_> = parts.iter().map(|part| part.to_sql(parameters)).collect();
-    format!("({})", parts.join(word))
+    let key = parameters.add(key.to_owned(), Type::TEXT);
+    let value = parameters.add(Json(value.clone()), Type::JSONB);
+    format!("({object} AND p.metadata -> {key} = {value})")
+}
+
+fn all(parts: &[Filter], parameters: &mut Parameters) -> Vec<String> {
+    parts.iter().map(|part| part.to_sql(parameters)).collect()
+}
+
+fn joined(parts: Vec<String>, word: &str, empty: &str) -> String {
+    if parts.is_empty() { empty.to_owned() } else { format!("({})", parts.join(word)) }
 }

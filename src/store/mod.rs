@@ -8,11 +8,13 @@ mod documents;
 pub mod embedded;
 mod feedback;
 mod filter;
+mod indexes;
 mod jobs;
 mod leases;
 mod lexical;
 mod migrate;
 mod passages;
+mod plans;
 mod reembedding;
 mod routes;
 mod session;
@@ -25,12 +27,17 @@ pub use documents::{
 };
 pub use feedback::{NewAnswer, QuotedPassage, RatedAnswer, Rating};
 pub use filter::{Comparison, Filter};
+pub use indexes::{
+    BuildProgress, BuildResources, BuildStatus, BuiltIndex, IndexAdmin, IndexError, IndexKind, IndexSpec,
+    VectorIndex,
+};
 pub use jobs::{Job, JobState, NewJob};
 pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 pub use lexical::{LexicalMatches, LexicalQuery};
 use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
-pub use passages::{FoundPassage, PassageQuery, SearchEffort, SearchScores};
+pub use passages::{FoundPassage, NearestPassages, PassageQuery, SearchEffort, SearchScores};
+pub use plans::{Candidates, PlanKind, SearchPlan};
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
 use session::{Cancellable, Session, Sessions};

@@ -2,18 +2,23 @@
 
 use pgvector::Vector;
 use serde_json::Value;
-use tokio_postgres::{Client, Row, types::Type};
+use tokio_postgres::{Client, Row, Transaction, types::Type};
 use uuid::Uuid;
 
-use super::{Collection, Filter, FromRow, Store, StoreError, TenantId, filter::Parameters};
+use super::{
+    Candidates, Collection, Filter, FromRow, PlanKind, SearchPlan, Store, StoreError, TenantId,
+    filter::Parameters,
+    indexes::exact_order,
+    plans::{MAX_SCAN_TUPLES, place, probe, trusted},
+};
 
 /// How thoroughly vectors are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchEffort {
-    /// Through the HNSW index where the planner finds it worth while; scans on
-    /// until `k` rows pass the filter.
+    /// Through the collection's index where many passages pass the filter, one by one where few do.
+    /// As many are found as there are, up to `k`.
     Indexed,
-    /// Every vector of the collection.
+    /// Every vector that passes the filter.
     Exact,
 }
 
@@ -81,76 +86,150 @@ impl FromRow for FoundPassage {
     }
 }
 
-/// Keeps the planner from the HNSW index.
-const EXACT: &str = "SELECT set_config('enable_indexscan', 'off', true)";
-
-/// The rows of a statement under settings that are its own.
-async fn rows_with(
-    client: &mut Client,
-    settings: &str,
-    statement: &str,
-    parameters: &Parameters,
-) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let transaction = client.transaction().await?;
-    transaction.query_typed(settings, &[]).await?;
-    let rows = transaction.query_typed(statement, &parameters.as_slice()).await?;
-    transaction.commit().await?;
-    Ok(rows)
+/// The nearest passages, best first, and how they were found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NearestPassages {
+    pub passages: Vec<FoundPassage>,
+    pub plan: SearchPlan,
 }
 
+/// Sends the planner to the index: only its scan gives rows in order without sorting them, and it
+/// goes on until enough pass the filter. Compiling a statement takes longer than such a scan.
+const THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true),
+    set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', $1, true),
+    set_config('hnsw.max_scan_tuples', $2, true)";
+const NOT_THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'on', true)";
+/// Where the passages to compare come from.
+#[derive(Debug, Clone, Copy)]
+enum Through {
+    Index,
+    Nothing,
+}
+
+/// Most that `hnsw.ef_search` takes.
+const MAX_EF_SEARCH: usize = 1000;
+
 impl Store {
-    /// The `k` passages nearest to the vector, best first.
+    /// The `k` passages nearest to the vector, best first: never fewer than there are, before
+    /// `min_similarity` counts.
     ///
     /// Only passages of `collection.space` are compared. Fails with
     /// [`StoreError::SpacesChanged`] when the collection no longer holds all of them.
-    pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<Vec<FoundPassage>, StoreError> {
-        let mut parameters = Parameters::default();
-        let statement = self.nearest_statement(&query, &mut parameters);
-        let settings = match query.effort {
-            SearchEffort::Indexed if !self.pgvector.iterative_scan => EXACT,
-            // 40 candidates, the extension's default, cannot return more than 40 rows in one pass.
-            SearchEffort::Indexed => {
-                "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '100', true)"
-            }
-            SearchEffort::Exact => EXACT,
-        };
+    pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<NearestPassages, StoreError> {
         let mut connection = self.cancellable().await?;
-        let rows = rows_with(&mut connection, settings, &statement, &parameters).await;
+        let searched = self.search(&mut connection, &query).await;
         connection.keep();
-        let rows = rows?;
+        let (rows, plan) = searched?;
         if !rows.first().is_some_and(|row| row.get("held")) {
             return Err(StoreError::SpacesChanged(query.collection.name.clone()));
         }
-        let found = rows.iter().filter(|row| row.get::<_, Option<Uuid>>("id").is_some());
-        let found = found.map(FoundPassage::from_row);
-        Ok(found.filter(|passage| passage.similarity >= query.min_similarity).collect())
+        let passages = found(&rows).map(FoundPassage::from_row);
+        let passages = passages.filter(|passage| passage.similarity >= query.min_similarity).collect();
+        Ok(NearestPassages { passages, plan })
     }
 
-    fn nearest_statement(&self, query: &PassageQuery<'_>, parameters: &mut Parameters) -> String {
+    /// Chooses a plan and follows it, in one transaction.
+    async fn search(
+        &self,
+        client: &mut Client,
+        query: &PassageQuery<'_>,
+    ) -> Result<(Vec<Row>, SearchPlan), StoreError> {
+        let transaction = client.transaction().await?;
+        let index = query.collection.index.spec.kind;
+        let (candidates, through_index) = match query.effort {
+            SearchEffort::Exact => (Candidates::Unknown, false),
+            SearchEffort::Indexed => {
+                let probe = probe(&transaction, query).await?;
+                // Without iterative scans the index could lose rows.
+                (probe.candidates, self.pgvector.iterative_scan && probe.prefers_index(query.k))
+            }
+        };
+        let mut kind = if through_index { PlanKind::Index } else { PlanKind::Exact };
+        let mut rows = Vec::new();
+        if through_index {
+            let before = send_through_index(&transaction, query).await?;
+            rows = self.compare(&transaction, query, Through::Index).await?;
+            let given = given_by_index(&transaction, query).await? - before;
+            let few = found(&rows).count() < query.k;
+            if given == 0 && !few {
+                // It was dropped meanwhile: PostgreSQL had to compare all of them.
+                kind = PlanKind::Exact;
+            } else if few || given > trusted(index.candidates(query.k)) {
+                // A scan that gives up hands out what is left of its candidates, which need not be near.
+                kind = PlanKind::IndexThenExact;
+                transaction.query_typed(NOT_THROUGH_INDEX, &[]).await?;
+            }
+        }
+        if kind != PlanKind::Index {
+            rows = self.compare(&transaction, query, Through::Nothing).await?;
+        }
+        transaction.commit().await?;
+        Ok((rows, SearchPlan { kind, candidates, index }))
+    }
+
+    /// The nearest passages, those of an index compared again by their whole vectors.
+    async fn compare(
+        &self,
+        transaction: &Transaction<'_>,
+        query: &PassageQuery<'_>,
+        through: Through,
+    ) -> Result<Vec<Row>, StoreError> {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut parameters = Parameters::default();
         let vector = parameters.add(Vector::from(query.vector.clone()), self.pgvector.vector.clone());
+        let limit = parameters.add(count(query.k), Type::INT8);
+        let index = &query.collection.index;
+        let (order, candidates) = match through {
+            Through::Index => {
+                (index.order(query.collection.space.dimension, &vector), index.spec.kind.candidates(query.k))
+            }
+            Through::Nothing => (exact_order(&vector), query.k),
+        };
+        let candidates = parameters.add(count(candidates), Type::INT8);
         let tenant = parameters.add(query.tenant.0, Type::UUID);
         let collection = parameters.add(query.collection.id, Type::UUID);
         let space = parameters.add(query.collection.space.id.clone(), Type::TEXT);
-        let limit = parameters.add(i64::try_from(query.k).unwrap_or(i64::MAX), Type::INT8);
-        let filter = query.filter.map_or("true".to_owned(), |filter| filter.to_sql(parameters));
-        // The cast makes the expression that of the space's index; a number cannot be a parameter there.
-        let dimension = query.collection.space.dimension;
+        let condition = place(query, query.filter, &mut parameters);
         // Whether the space is whole is read in the same snapshot as its passages.
-        format!(
+        let statement = format!(
             "SELECT held.*, near.*, d.external_id, d.title, d.source, d.format FROM (
                  SELECT EXISTS (SELECT FROM collection_spaces h
                      WHERE h.collection_id = {collection} AND h.tenant_id = {tenant} AND h.space_id = {space}
                        AND h.state IN ('live', 'kept')) AS held
              ) held LEFT JOIN (
-                 SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata,
-                        (1 - (p.embedding::vector({dimension}) <=> {vector}))::real AS similarity
-                 FROM passages p
-                 WHERE p.tenant_id = {tenant} AND p.collection_id = {collection} AND p.space_id = {space}
-                   AND {filter}
-                 ORDER BY p.embedding::vector({dimension}) <=> {vector}
-                 LIMIT {limit}
+                 SELECT c.id, c.document_id, c.ordinal, c.heading, c.content, c.metadata,
+                        (1 - (c.embedding <=> {vector}))::real AS similarity
+                 FROM (SELECT p.* FROM passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}) c
+                 ORDER BY c.embedding <=> {vector} LIMIT {limit}
              ) near ON true LEFT JOIN documents d ON d.id = near.document_id
              ORDER BY near.similarity DESC, near.id"
-        )
+        );
+        Ok(transaction.query_typed(&statement, &parameters.as_slice()).await?)
     }
+}
+
+/// To be called before [`Store::compare`] by an index; returns what [`given_by_index`] says now.
+async fn send_through_index(
+    transaction: &Transaction<'_>,
+    query: &PassageQuery<'_>,
+) -> Result<i64, StoreError> {
+    let spec = query.collection.index.spec;
+    let wanted = spec.kind.candidates(query.k).max(spec.ef_search as usize).min(MAX_EF_SEARCH);
+    let (ef_search, max_scan) = (wanted.to_string(), MAX_SCAN_TUPLES.to_string());
+    let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT)];
+    transaction.query_typed(THROUGH_INDEX, &parameters).await?;
+    given_by_index(transaction, query).await
+}
+
+/// Vectors that scans of the index have given this connection. Transactions before may be counted
+/// too: only the difference within one means something.
+async fn given_by_index(transaction: &Transaction<'_>, query: &PassageQuery<'_>) -> Result<i64, StoreError> {
+    let index = [(&query.collection.index.name as _, Type::TEXT)];
+    let statement = "SELECT pg_stat_get_xact_tuples_returned(to_regclass($1))";
+    Ok(transaction.query_typed_one(statement, &index).await?.get::<_, Option<i64>>(0).unwrap_or(0))
+}
+
+/// The rows that are passages: where there is none, one row tells whether the space is held.
+fn found(rows: &[Row]) -> impl Iterator<Item = &Row> {
+    rows.iter().filter(|row| row.get::<_, Option<Uuid>>("id").is_some())
 }

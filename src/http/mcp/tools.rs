@@ -37,8 +37,8 @@ struct SearchInput {
     /// collection's model if absent.
     threshold: Option<f32>,
     /// Only passages of documents with such metadata: an object is containment, as {"language": "en"};
-    /// {"type": "gte", "key": "year", "value": 2024} compares (eq, ne, gt, gte, lt, lte, in, nin), and
-    /// {"type": "and", "filters": []} (or "or") joins.
+    /// {"type": "gte", "key": "year", "value": 2024} compares (eq, ne, gt, gte, lt, lte, in, nin, contains,
+    /// exists), {"type": "and", "filters": []} (or "or") joins, {"type": "not", "filter": {}} negates.
     #[schema(value_type = Option<Object>)]
     filters: Option<Value>,
 }
@@ -69,7 +69,18 @@ struct NoInput {}
 impl From<SearchInput> for SearchBody {
     fn from(input: SearchInput) -> Self {
         let SearchInput { query, collection, k, threshold, filters } = input;
-        Self { query: Some(query), image: None, k, mode: None, threshold, filters, collection, exact: false }
+        Self {
+            query: Some(query),
+            image: None,
+            k,
+            mode: None,
+            threshold,
+            filters,
+            collection,
+            exact: false,
+            explain: false,
+            recall: false,
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use crate::{
     config::{EmbeddingSpace, SearchMode},
     models::{Embedder, EncodedImage, Lane, TextRole},
     store::{
-        Collection, Filter, FoundPassage, LexicalMatches, LexicalQuery, PassageQuery, SearchEffort,
-        StoreError, TenantId,
+        Collection, Filter, FoundPassage, LexicalMatches, LexicalQuery, NearestPassages, PassageQuery,
+        SearchEffort, SearchPlan, StoreError, TenantId,
     },
 };
 use fusion::fuse;
@@ -67,6 +67,8 @@ pub struct SearchOutcome {
     pub passages: Vec<FoundPassage>,
     /// How they were looked for.
     pub mode: SearchMode,
+    /// How their vectors were compared; absent where only words counted.
+    pub plan: Option<SearchPlan>,
     pub collection: Collection,
     /// The query's vector, in the collection's space.
     pub vector: Vec<f32>,
@@ -110,9 +112,9 @@ impl Rag {
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
-        let (mode, passages) = self.find_passages(request, mode, &collection, &vector).await?;
+        let (mode, passages, plan) = self.find_passages(request, mode, &collection, &vector).await?;
         let search_time = started.elapsed();
-        Ok(SearchOutcome { passages, mode, collection, vector, tokens, embed_time, search_time })
+        Ok(SearchOutcome { passages, mode, plan, collection, vector, tokens, embed_time, search_time })
     }
 
     /// The mode that is asked for, or the usual one; an image has no words.
@@ -127,48 +129,51 @@ impl Rag {
         }
     }
 
-    /// Passages with their scores, best first, and the mode in which they were found: without a
-    /// complete lexical index a hybrid search is a dense one.
+    /// Passages with their scores, best first, the mode in which they were found (without a complete
+    /// lexical index a hybrid search is a dense one), and how their vectors were compared.
     async fn find_passages(
         &self,
         request: &SearchRequest,
         mode: SearchMode,
         collection: &Collection,
         vector: &[f32],
-    ) -> Result<(SearchMode, Vec<FoundPassage>), RagError> {
+    ) -> Result<(SearchMode, Vec<FoundPassage>, Option<SearchPlan>), RagError> {
         let (k, deep) = (request.k, request.k.max(HYBRID_DEPTH));
         let dense = |k| self.nearest(request, collection, vector, k);
         let lexical = |k| self.by_words(request, collection, vector, k);
-        let dense_only = |mut passages: Vec<FoundPassage>| {
+        let dense_only = |NearestPassages { mut passages, plan }| {
             passages.truncate(k);
-            passages.iter_mut().for_each(|passage| passage.scores.dense = Some(passage.similarity));
-            (SearchMode::Dense, passages)
+            passages.iter_mut().for_each(|passage: &mut FoundPassage| {
+                passage.scores.dense = Some(passage.similarity);
+            });
+            (SearchMode::Dense, passages, Some(plan))
         };
         match mode {
             SearchMode::Dense => Ok(dense_only(dense(k).await?)),
             SearchMode::Lexical => match lexical(k).await? {
-                Some(matches) => Ok((mode, scored(matches))),
+                Some(matches) => Ok((mode, scored(matches), None)),
                 None if request.mode.is_none() => Ok(dense_only(dense(k).await?)),
                 None => Err(self.no_lexical_index(request.caller.tenant, collection).await?),
             },
             SearchMode::Hybrid => match futures_util::try_join!(dense(deep), lexical(deep))? {
                 (near, Some(matches)) => {
-                    let mut passages = fuse(near, matches, self.min_similarity(collection));
+                    let mut passages = fuse(near.passages, matches, self.min_similarity(collection));
                     passages.truncate(k);
-                    Ok((mode, passages))
+                    Ok((mode, passages, Some(near.plan)))
                 }
                 (near, None) => Ok(dense_only(near)),
             },
         }
     }
 
-    async fn nearest(
+    /// By their vectors alone.
+    pub(super) async fn nearest(
         &self,
         request: &SearchRequest,
         collection: &Collection,
         vector: &[f32],
         k: usize,
-    ) -> Result<Vec<FoundPassage>, RagError> {
+    ) -> Result<NearestPassages, RagError> {
         let query = PassageQuery {
             tenant: request.caller.tenant,
             collection,
