@@ -203,7 +203,8 @@ async fn the_database_stops_searching_when_the_client_leaves() {
     };
     for request in searches(&app) {
         let asking = tokio::spawn(request.send());
-        eventually("the database searches", async || searching().await == 1).await;
+        // By vectors and by words, each in a statement of its own.
+        eventually("the database searches", async || searching().await > 0).await;
         asking.abort();
         eventually("the database has stopped", async || searching().await == 0).await;
     }

@@ -67,7 +67,7 @@ async fn files_are_ingested_searched_and_asked() {
 
     let filter = r#"{"type": "exists", "key": "none"}"#;
     let (output, out, err) = run(home.path(), &["search", "bicycle", "--filter", filter]);
-    assert!(output.status.success() && out.contains("nothing similar enough"), "{out}{err}");
+    assert!(output.status.success() && out.contains("nothing found"), "{out}{err}");
     let (output, _, err) =
         run(home.path(), &["search", "bicycle", "--filter", "{\"type\": \"like\", \"key\": 1}"]);
     assert!(!output.status.success() && err.contains("unknown operator `like`; known are"), "{err}");

@@ -25,6 +25,7 @@ const MOST_RESULTS: usize = 50;
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct VectorStoreSearchRequest {
     /// A text, or texts that are joined to one.
+    #[schema(value_type = String, example = "first ferry in the morning")]
     query: SearchTexts,
     /// `{type, key, value}` and `{type: "and" | "or", filters}` over the documents' metadata.
     #[schema(value_type = Option<Object>, example = json!(null))]
@@ -36,7 +37,7 @@ pub struct VectorStoreSearchRequest {
 }
 
 /// A text or several.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "`query` must be a text or an array of texts")]
 pub enum SearchTexts {
     One(String),
