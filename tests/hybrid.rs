@@ -212,10 +212,28 @@ async fn counts_are_those_of_a_recount_whatever_is_done() {
     let deletions = gone.map(|id| app.delete(&format!("/api/v1/documents/{id}")).send()).collect::<Vec<_>>();
     futures_util::future::join_all(deletions).await;
     assert!(assert_counts(&app).await.is_empty());
-    // The last of them folded what all left: no word of a deleted document stays.
+    // No word of what is deleted stays, neither in the counts nor on the way to them.
     app.store(json!({"content": "One more."})).await;
-    let left = "SELECT count(*) FROM term_counts WHERE term LIKE 'nordb%' OR term = 'storm'";
+    let left = "SELECT (SELECT count(*) FROM term_counts WHERE term LIKE 'nordb%')
+                     + (SELECT count(*) FROM term_changes WHERE change < 0)";
     assert_eq!(client(&app).await.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn changes_are_folded_into_the_counts_when_they_are_many() {
+    let app = TestApp::start().await;
+    // One document of more passages than may wait.
+    let text: Vec<_> = (0..510).map(|n| format!("## Pier {n}\n\nThe pier of island number {n} is long.")).collect();
+    let saved = app.store(json!({"content": text.join("\n\n"), "title": "Piers"})).await;
+    assert!(saved["passages"].as_i64().unwrap() >= 500, "{saved}");
+    let kept = assert_counts(&app).await;
+    let client = client(&app).await;
+    let count = async |of: &str| client.query_one(of, &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(count("SELECT count(*) FROM term_changes").await, 0);
+    let piers = count("SELECT passages FROM term_counts WHERE term = 'pier'").await;
+    assert_eq!(piers, saved["passages"].as_i64().unwrap());
+    assert!(kept.values().all(|count| *count > 0));
+    assert_eq!(found(&app, "lexical", "island 77").await.first().map(|text| text.contains("number 77")), Some(true));
 }
 
 #[tokio::test]

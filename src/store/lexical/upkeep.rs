@@ -20,9 +20,9 @@ const FOLD: &str = "
             SELECT id FROM term_changes WHERE index_id = $1 ORDER BY id LIMIT $2)
         RETURNING change, language, words, terms
     ), summed AS (
-        UPDATE lexical_indexes SET passages = passages + of.change, words = words + of.words
+        UPDATE lexical_indexes i SET passages = i.passages + of.change, words = i.words + of.words
         FROM (SELECT coalesce(sum(change), 0) AS change, coalesce(sum(change * words), 0) AS words FROM taken) of
-        WHERE id = $1
+        WHERE i.id = $1
     )
     MERGE INTO term_counts t USING (
         SELECT i.tenant_id, of.term, sum(of.change) AS change FROM (
@@ -55,7 +55,7 @@ impl Store {
             .query_typed(
                 "SELECT i.id FROM lexical_indexes i, LATERAL (
                      SELECT count(*) AS changes, coalesce(min(change), 1) AS least FROM (
-                         SELECT change FROM term_changes WHERE index_id = i.id LIMIT $3) some) c
+                         SELECT change FROM term_changes WHERE index_id = i.id LIMIT $3) first) c
                  WHERE i.tenant_id = $1 AND i.collection_id = $2 AND (c.changes = $3 OR c.least < 0)",
                 &[(&tenant.0, Type::UUID), (&collection, Type::UUID), (&UNFOLDED, Type::INT8)],
             )
@@ -77,7 +77,7 @@ impl Store {
                 let more: bool = transaction
                     .query_typed_one(
                         "SELECT count(*) >= $2 FROM (
-                             SELECT FROM term_changes WHERE index_id = $1 LIMIT $2) some",
+                             SELECT FROM term_changes WHERE index_id = $1 LIMIT $2) first",
                         &[(&index, Type::INT8), (&UNFOLDED, Type::INT8)],
                     )
                     .await?
