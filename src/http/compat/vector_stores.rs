@@ -28,7 +28,7 @@ pub struct VectorStoreSearchRequest {
     #[schema(value_type = String, example = "first ferry in the morning")]
     query: SearchTexts,
     /// `{type, key, value}` and `{type: "and" | "or", filters}` over the documents' metadata.
-    #[schema(value_type = Option<Object>, example = json!(null))]
+    #[schema(value_type = Option<Object>, example = json!({}))]
     filters: Option<Value>,
     /// 1 to 50.
     #[schema(example = 10)]
