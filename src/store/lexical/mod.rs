@@ -17,7 +17,7 @@ use tokio_postgres::{IsolationLevel, Row, Transaction, types::Type};
 
 use super::{Collection, Filter, FoundPassage, FromRow, Store, StoreError, TenantId, filter::Parameters};
 use bm25::{B, K1, Statistics, Variant, Weights, rank_steps, weigh};
-use terms::{QueryTerms, quoted};
+use terms::{QueryTerms, configuration, quoted};
 
 /// A search for words within one collection.
 #[derive(Debug, Clone)]
@@ -38,10 +38,15 @@ pub struct LexicalMatches {
     pub passages: Vec<(FoundPassage, f32)>,
     /// What a passage would score that was all about every word of the query.
     pub bound: f32,
+    /// Whether the query seems to be in a language that a share of the passages is in.
+    pub same_language: bool,
 }
 
 /// Terms of a query whose passages are counted, words and pairs each: the first.
 const MAX_COUNTED: usize = 128;
+/// Share of the passages that must be in a language for it to be one of the collection's: some are
+/// always taken for another.
+const LANGUAGE_SHARE: f64 = 0.1;
 
 impl Store {
     /// The `k` passages that score best by BM25 for the words of a text; none where the text has no
@@ -62,7 +67,11 @@ impl Store {
             .start()
             .await?;
         let Some((index, weights)) = weights(&transaction, &query).await? else { return Ok(None) };
-        let mut matches = LexicalMatches { passages: Vec::new(), bound: weights.bound as f32 };
+        let mut matches = LexicalMatches {
+            passages: Vec::new(),
+            bound: weights.bound as f32,
+            same_language: index.knows_language(),
+        };
         if !weights.terms.is_empty() {
             let mut parameters = Parameters::default();
             let statement = self.matches_statement(&query, &index, &weights, &mut parameters);
@@ -133,9 +142,15 @@ impl Store {
 struct Index {
     id: i64,
     statistics: Statistics,
+    /// Passages in the language of the query.
+    in_language: i64,
 }
 
 impl Index {
+    fn knows_language(&self) -> bool {
+        self.in_language as f64 >= LANGUAGE_SHARE * self.statistics.passages as f64
+    }
+
     fn average_words(&self) -> f64 {
         (self.statistics.words as f64 / self.statistics.passages.max(1) as f64).max(1.0)
     }
@@ -170,6 +185,7 @@ const COUNTS: &str = "
         SELECT -s.n, s.term, 0 FROM unnest($5::text[]) WITH ORDINALITY s (term, n)
     )
     SELECT held.held, index.id, index.ready, index.passages, index.words, v.word, v.term,
+           coalesce((SELECT passages FROM language WHERE name = $6), 0) AS in_language,
            CASE WHEN v.term IS NULL THEN v.passages ELSE coalesce(t.passages, 0) + coalesce((
                SELECT sum(c.change)::bigint FROM term_changes c WHERE c.index_id = index.id AND c.terms
                    @@ ('''' || replace(replace(v.term, '\\', '\\\\'), '''', '''''') || '''')::tsquery), 0)
@@ -192,6 +208,7 @@ async fn weights(
                 (&query.collection.space.id, Type::TEXT),
                 (&words, Type::TEXT_ARRAY),
                 (&signs, Type::TEXT_ARRAY),
+                (&configuration(query.text), Type::TEXT),
             ],
         )
         .await?;
@@ -209,5 +226,6 @@ async fn weights(
             passages: row.get("with_term"),
         })
     });
-    Ok(Some((Index { id, statistics }, weigh(statistics, &variants.collect::<Vec<_>>()))))
+    let index = Index { id, statistics, in_language: first.get("in_language") };
+    Ok(Some((index, weigh(statistics, &variants.collect::<Vec<_>>()))))
 }

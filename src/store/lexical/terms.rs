@@ -140,7 +140,7 @@ fn is_pictograph(c: char) -> bool {
 
 /// PostgreSQL's configuration for the language of a text; for texts without spaces that of the
 /// Latin words that stand in them most.
-fn configuration(text: &str) -> &'static str {
+pub(super) fn configuration(text: &str) -> &'static str {
     match whichlang::detect_language(text) {
         Lang::Ara => "arabic",
         Lang::Deu => "german",
