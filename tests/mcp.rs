@@ -134,7 +134,8 @@ async fn search_finds_what_the_endpoint_finds() {
         text.contains("A bicycle costs 3 euros each way.") && text.contains("\n\n[2] Timetable"),
         "{text}"
     );
-    let (text, found) = call(&app, "search", json!({"query": "quantum chromodynamics", "threshold": 1.0})).await;
+    let (text, found) =
+        call(&app, "search", json!({"query": "quantum chromodynamics", "threshold": 1.0})).await;
     assert!(found["count"] == 0 && text.starts_with("No passage"), "{text}");
 }
 

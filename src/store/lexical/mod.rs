@@ -13,7 +13,7 @@ mod write;
 pub(super) use write::{TermSource, announce_terms, insert_missing_terms, insert_terms};
 
 use pgvector::Vector;
-use tokio_postgres::{IsolationLevel, Row, Transaction, types::Type};
+use tokio_postgres::{Client, IsolationLevel, Row, Transaction, types::Type};
 
 use super::{Collection, Filter, FoundPassage, FromRow, Store, StoreError, TenantId, filter::Parameters};
 use bm25::{B, K1, Statistics, Variant, Weights, rank_steps, weigh};
@@ -58,15 +58,25 @@ impl Store {
         &self,
         query: LexicalQuery<'_>,
     ) -> Result<Option<LexicalMatches>, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.cancellable().await?;
+        let matches = self.matches_in(&mut connection, &query).await;
+        connection.keep();
+        matches
+    }
+
+    async fn matches_in(
+        &self,
+        client: &mut Client,
+        query: &LexicalQuery<'_>,
+    ) -> Result<Option<LexicalMatches>, StoreError> {
         // One snapshot for counts and passages.
-        let transaction = connection
+        let transaction = client
             .build_transaction()
             .isolation_level(IsolationLevel::RepeatableRead)
             .read_only(true)
             .start()
             .await?;
-        let Some((index, weights)) = weights(&transaction, &query).await? else { return Ok(None) };
+        let Some((index, weights)) = weights(&transaction, query).await? else { return Ok(None) };
         let mut matches = LexicalMatches {
             passages: Vec::new(),
             bound: weights.bound as f32,
@@ -74,7 +84,7 @@ impl Store {
         };
         if !weights.terms.is_empty() {
             let mut parameters = Parameters::default();
-            let statement = self.matches_statement(&query, &index, &weights, &mut parameters);
+            let statement = self.matches_statement(query, &index, &weights, &mut parameters);
             let rows = transaction.query_typed(&statement, &parameters.as_slice()).await?;
             let scored = |row: &Row| (FoundPassage::from_row(row), row.get::<_, f64>("score") as f32);
             matches.passages = rows.iter().map(scored).collect();
