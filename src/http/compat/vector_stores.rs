@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{OpenAiError, errors::OpenAiErrorBody};
 use crate::{
     config::SearchMode,
-    http::{Gateway, error::ApiError},
+    http::{Gateway, error::ApiError, filters::FilterSchema},
     rag::{
         Caller,
         filters::parse_filter,
@@ -28,7 +28,7 @@ pub struct VectorStoreSearchRequest {
     #[schema(value_type = String, example = "first ferry in the morning")]
     query: SearchTexts,
     /// `{type, key, value}` and `{type: "and" | "or", filters}` over the documents' metadata.
-    #[schema(value_type = Option<Object>, example = json!({}))]
+    #[schema(value_type = Option<FilterSchema>)]
     filters: Option<Value>,
     /// 1 to 50.
     #[schema(example = 10)]
