@@ -10,7 +10,7 @@ pub(super) const K1: f64 = 1.2;
 /// How much a long passage's words count less.
 pub(super) const B: f64 = 0.75;
 /// Passages that are scored at most, where the query has rarer words than those that more hold.
-const MAX_CANDIDATES: i64 = 10_000;
+const MAX_CANDIDATES: i64 = 5_000;
 /// Terms of a query that are used, the rarest.
 pub(super) const MAX_TERMS: usize = 64;
 
