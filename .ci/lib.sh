@@ -1,6 +1,7 @@
 # Sourced by the checks, from the repository's root: what several of them set up.
 # shellcheck shell=bash
-target="${CARGO_TARGET_DIR:-target}"
+# In full, for some programs take a relative path from a folder of their own.
+target="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
 
 # program COMMAND PACKAGE: installs Debian's package where the command is missing and that is possible.
 program() {

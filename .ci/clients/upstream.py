@@ -1,12 +1,10 @@
 """A language model's server for the checks: it answers every question with the same sentence about the ferry.
 
-    python upstream.py    # prints its port
-
 A question that contains "refuse" is refused; with tools it calls the first one.
 """
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 SENTENCE = "A bicycle costs 3 euros each way [1]."
 USAGE = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
@@ -56,9 +54,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
-
-
-if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    print(server.server_port, flush=True)
-    server.serve_forever()
