@@ -23,7 +23,7 @@ use ragway::{
         ingest::SourceFile,
         search::SearchRequest,
     },
-    store::{SearchEffort, TenantId},
+    store::SearchEffort,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -46,7 +46,7 @@ async fn run() -> anyhow::Result<()> {
             bytes: document.text.into(),
             ..SourceFile::default()
         };
-        parts.rag.ingest(TenantId::DEFAULT, None, file).await?;
+        parts.rag.ingest(Caller::DEFAULT, None, file).await?;
     }
     let question = demo::QUESTIONS[0].question;
     let choice = EmbedderChoice::Type("text-embedding".into());

@@ -130,7 +130,7 @@ async fn collections_and_tenants_have_answers_of_their_own() {
         content_type: Some("text/plain".into()),
         ..SourceFile::default()
     };
-    app.rag.ingest(tenant, None, file).await.unwrap();
+    app.rag.ingest(tenant.into(), None, file).await.unwrap();
     let request = AskRequest {
         caller: tenant.into(),
         collection: None,

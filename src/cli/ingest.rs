@@ -10,8 +10,11 @@ use anyhow::{Result, bail};
 use ragway::{
     app::Parts,
     config::Config,
-    rag::ingest::{Ingested, SourceFile},
-    store::{SaveOutcome, TenantId},
+    rag::{
+        Caller,
+        ingest::{Ingested, SourceFile},
+    },
+    store::SaveOutcome,
 };
 
 #[derive(clap::Args)]
@@ -81,7 +84,7 @@ async fn ingest_file(parts: &Parts, collection: &str, path: &Path) -> Result<Ing
         ..SourceFile::default()
     };
     let collection = (collection != "default").then_some(collection);
-    Ok(parts.rag.ingest(TenantId::DEFAULT, collection, file).await?)
+    Ok(parts.rag.ingest(Caller::DEFAULT, collection, file).await?)
 }
 
 /// Hidden files are left out; what cannot be read is reported.

@@ -6,7 +6,10 @@ use anyhow::{Result, bail};
 use ragway::{
     app::Parts,
     config::Config,
-    rag::reembed::{ReembeddingStage, ReembeddingStatus},
+    rag::{
+        Caller,
+        reembed::{ReembeddingStage, ReembeddingStatus},
+    },
     store::{Collection, TenantId},
 };
 
@@ -44,8 +47,8 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         let collection = match arguments.rollback {
-            true => rag.roll_back_reembedding(TenantId::DEFAULT, name).await?,
-            false => rag.finish_reembedding(TenantId::DEFAULT, name).await?,
+            true => rag.roll_back_reembedding(Caller::DEFAULT, name).await?,
+            false => rag.finish_reembedding(Caller::DEFAULT, name).await?,
         };
         print_live(&collection);
         println!("what was given up is deleted by a running server, or by the next re-embedding");
@@ -56,7 +59,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
 
 /// Works itself: no server needs to run.
 async fn start(parts: &Parts, name: &str, model: &str) -> Result<ExitCode> {
-    parts.rag.start_reembedding(TenantId::DEFAULT, name, model).await?;
+    parts.rag.start_reembedding(Caller::DEFAULT, name, model).await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let workers = tokio::spawn(parts.rag.clone().run_jobs(async {
         // Also when the sender is gone.

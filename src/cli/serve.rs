@@ -11,8 +11,8 @@ use ragway::{
     assets::Assets,
     config::Config,
     demo,
-    rag::ingest::SourceFile,
-    store::{SaveOutcome, TenantId},
+    rag::{Caller, ingest::SourceFile},
+    store::SaveOutcome,
 };
 
 #[derive(clap::Args)]
@@ -79,7 +79,7 @@ async fn ingest_demo(parts: &Parts) -> Result<Vec<String>> {
             bytes: document.text.as_bytes().to_vec(),
             ..SourceFile::default()
         };
-        let ingested = parts.rag.ingest(TenantId::DEFAULT, None, file).await?;
+        let ingested = parts.rag.ingest(Caller::DEFAULT, None, file).await?;
         new += usize::from(ingested.saved.outcome == SaveOutcome::Created);
     }
     if new > 0 {

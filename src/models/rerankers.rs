@@ -26,11 +26,6 @@ impl Rerankers {
         self.entries.iter().filter(|(_, loaded)| loaded.is_ok()).map(|(name, _)| name.as_str())
     }
 
-    /// Whether a request without a model has one to go to.
-    pub fn has_route(&self) -> bool {
-        !self.route.is_empty()
-    }
-
     /// Those that a request with this model goes to, in order; none: there is no such model.
     pub fn choose(&self, model: Option<&str>) -> Vec<&Loaded> {
         let loaded =

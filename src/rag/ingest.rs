@@ -79,11 +79,10 @@ impl Rag {
     /// Extracts, cuts, embeds and stores one file. All of it or nothing.
     pub async fn ingest(
         &self,
-        caller: impl Into<Caller>,
+        caller: Caller,
         collection: Option<&str>,
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
-        let caller = caller.into();
         self.ledger().admit(caller).await?;
         self.ingest_recorded(caller, collection, file, None).await
     }

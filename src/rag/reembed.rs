@@ -71,11 +71,10 @@ impl Rag {
     /// finds it being done.
     pub async fn start_reembedding(
         &self,
-        caller: impl Into<Caller>,
+        caller: Caller,
         name: &str,
         model: &str,
     ) -> Result<ReembeddingStatus, RagError> {
-        let caller = caller.into();
         let tenant = caller.tenant;
         self.ledger().admit(caller).await?;
         let collection = self.store.collection(tenant, name).await?;
@@ -118,12 +117,7 @@ impl Rag {
     }
 
     /// Cancels a re-embedding, or goes back to the space before it. The new vectors are given up.
-    pub async fn roll_back_reembedding(
-        &self,
-        caller: impl Into<Caller>,
-        name: &str,
-    ) -> Result<Collection, RagError> {
-        let caller = caller.into();
+    pub async fn roll_back_reembedding(&self, caller: Caller, name: &str) -> Result<Collection, RagError> {
         let tenant = caller.tenant;
         loop {
             let collection = self.store.collection(tenant, name).await?;
@@ -148,12 +142,7 @@ impl Rag {
     }
 
     /// Gives up the space before a re-embedding that has cut over.
-    pub async fn finish_reembedding(
-        &self,
-        caller: impl Into<Caller>,
-        name: &str,
-    ) -> Result<Collection, RagError> {
-        let caller = caller.into();
+    pub async fn finish_reembedding(&self, caller: Caller, name: &str) -> Result<Collection, RagError> {
         let tenant = caller.tenant;
         let collection = self.store.collection(tenant, name).await?;
         match &collection.other {

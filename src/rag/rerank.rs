@@ -46,13 +46,7 @@ impl Rag {
         self.ledger().admit(caller).await?;
         let _waiting = self.load.enter();
         let (model, relevance) = first_that_works(&chosen, query, texts, Lane::Interactive).await?;
-        let tokens = Tokens { embedded: relevance.tokens, ..Tokens::default() };
-        self.ledger().record(caller, Operation::Rerank, &model, tokens);
+        self.ledger().record(caller, Operation::Rerank, &model, Tokens::embedded(relevance.tokens));
         Ok(Reranked { model, relevance })
-    }
-
-    /// The rerankers of the catalog.
-    pub fn rerankers(&self) -> &crate::models::Rerankers {
-        &self.rerankers
     }
 }

@@ -86,6 +86,27 @@ impl FromRow for FoundPassage {
     }
 }
 
+#[cfg(test)]
+impl FoundPassage {
+    /// A passage of plain text that nothing is known of.
+    pub fn sample() -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            document_id: Uuid::now_v7(),
+            external_id: None,
+            ordinal: 0,
+            title: None,
+            source: None,
+            format: "text/plain".into(),
+            heading: None,
+            content: String::new(),
+            metadata: Value::Null,
+            similarity: 0.5,
+            scores: SearchScores::default(),
+        }
+    }
+}
+
 /// The nearest passages, best first, and how they were found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NearestPassages {

@@ -9,8 +9,8 @@ use crate::{
     models::{Lane, ModelError, Relevance, Reranker, logistic},
 };
 
-/// A client of a server of text-embeddings-inference, or of one that has Cohere's API: Jina,
-/// Voyage-like services, Infinity, vLLM.
+/// A client of a server of text-embeddings-inference, or of one that has Cohere's API: Jina, Infinity,
+/// vLLM.
 pub struct RemoteReranker {
     name: String,
     settings: RerankerServer,

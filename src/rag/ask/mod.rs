@@ -292,19 +292,6 @@ fn stream_of(receiver: mpsc::Receiver<Result<AskEvent, RagError>>) -> AskStream 
 
 #[cfg(test)]
 fn test_source(n: usize, content: &str) -> NumberedPassage {
-    let passage = FoundPassage {
-        id: Uuid::now_v7(),
-        document_id: Uuid::now_v7(),
-        external_id: None,
-        ordinal: 0,
-        title: None,
-        source: None,
-        format: "text/plain".into(),
-        heading: None,
-        content: content.to_owned(),
-        metadata: serde_json::Value::Null,
-        similarity: 0.5,
-        scores: crate::store::SearchScores::default(),
-    };
+    let passage = FoundPassage { content: content.to_owned(), ..FoundPassage::sample() };
     NumberedPassage { n, passage }
 }

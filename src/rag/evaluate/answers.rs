@@ -143,7 +143,7 @@ async fn run(
             content_type: Some("text/plain".into()),
             ..SourceFile::default()
         };
-        let ingested = rag.ingest(TenantId::DEFAULT, Some(collection), file).await?;
+        let ingested = rag.ingest(Caller::DEFAULT, Some(collection), file).await?;
         ids.insert(ingested.saved.id, index);
         progress("paragraphs", index + 1, paragraphs.len());
     }

@@ -163,10 +163,14 @@ fn read(
         Format::Rtf => rtf::extract(bytes),
         Format::Eml => mail::extract(bytes, depth),
         Format::Epub => epub::extract(bytes),
-        Format::Docx | Format::Pptx | Format::Xlsx | Format::Xlsb | Format::Xls => {
-            office::extract(bytes, format)
-        }
-        Format::Odt | Format::Ods | Format::Odp => office::extract(bytes, format),
+        Format::Docx
+        | Format::Pptx
+        | Format::Xlsx
+        | Format::Xlsb
+        | Format::Xls
+        | Format::Odt
+        | Format::Ods
+        | Format::Odp => office::extract(bytes, format),
     }
 }
 

@@ -65,20 +65,7 @@ mod tests {
     use crate::store::SearchScores;
 
     fn passage(n: u128, similarity: f32) -> FoundPassage {
-        FoundPassage {
-            id: Uuid::from_u128(n),
-            document_id: Uuid::from_u128(n),
-            external_id: None,
-            ordinal: 0,
-            title: None,
-            source: None,
-            format: "text/plain".into(),
-            heading: None,
-            content: String::new(),
-            metadata: serde_json::Value::Null,
-            similarity,
-            scores: SearchScores::default(),
-        }
+        FoundPassage { id: Uuid::from_u128(n), similarity, ..FoundPassage::sample() }
     }
 
     fn fused(

@@ -150,9 +150,9 @@ impl IndexAdmin {
         self.drop_leftovers().await?;
         let kind = IndexKind::shared(collection.space.dimension);
         if kind != IndexKind::Exact {
-            let name = shared_name(&self.client, &collection.space.id).await?;
             let spec = IndexSpec::new(kind);
-            let definition = Definition { name: &name, spec, collection, of_collection: false };
+            let definition =
+                Definition { name: &collection.index.shared_name, spec, collection, of_collection: false };
             self.create(&definition.statement(&self.client).await?, resources, progress).await?;
         }
         self.client
@@ -338,11 +338,6 @@ async fn formatted(
     parameters: &[crate::store::Parameter<'_>],
 ) -> Result<String, IndexError> {
     Ok(client.query_typed_one(template, parameters).await?.get(0))
-}
-
-async fn shared_name(client: &Client, space: &str) -> Result<String, IndexError> {
-    let space = [(&space as _, Type::TEXT)];
-    formatted(client, "SELECT 'passages_hnsw_' || left(md5($1), 16)", &space).await
 }
 
 /// Moves a connection's data. Dropped, it closes the connection at once: otherwise that would stay

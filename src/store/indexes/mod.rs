@@ -191,6 +191,8 @@ pub struct VectorIndex {
     /// Name in the database; absent for [`IndexKind::Exact`]. Whether it is there and whole is
     /// looked up by each search.
     pub name: Option<String>,
+    /// Name that the index of the collection's space has, where there is one.
+    shared_name: String,
 }
 
 /// An ORDER BY over `p` by the distance to `vector`, a placeholder, that no index answers.
@@ -212,17 +214,18 @@ impl VectorIndex {
 
     /// From the columns `index_*` and `shared_index` of a collection's row.
     pub(super) fn from_row(row: &Row, dimension: usize) -> Self {
+        let shared_name: String = row.get("shared_index");
         match row.get::<_, Option<String>>("index_kind").and_then(|kind| kind.parse().ok()) {
             Some(kind) => {
                 let number = |column: &str| u32::try_from(row.get::<_, i32>(column)).unwrap_or(0);
                 let (m, ef_construction) = (number("index_m"), number("index_ef_construction"));
                 let spec = IndexSpec { kind, m, ef_construction, ef_search: number("index_ef_search") };
-                Self { spec, own: true, name: row.get("index_name") }
+                Self { spec, own: true, name: row.get("index_name"), shared_name }
             }
             None => {
                 let kind = IndexKind::shared(dimension);
-                let name = Some(row.get("shared_index")).filter(|_| kind != IndexKind::Exact);
-                Self { spec: IndexSpec::new(kind), own: false, name }
+                let name = (kind != IndexKind::Exact).then(|| shared_name.clone());
+                Self { spec: IndexSpec::new(kind), own: false, name, shared_name }
             }
         }
     }

@@ -69,8 +69,8 @@ impl Store {
             .await?
             .query_typed_one(
                 "SELECT coalesce((SELECT greatest(reltuples, 0)::float8 FROM pg_class
-                                  WHERE oid = to_regclass('passages_hnsw_' || left(md5($1), 16))), 0)",
-                &[(&collection.space.id, Type::TEXT)],
+                                  WHERE oid = to_regclass($1)), 0)",
+                &[(&collection.index.shared_name, Type::TEXT)],
             )
             .await?;
         Ok(row.get(0))

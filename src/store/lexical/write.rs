@@ -1,5 +1,7 @@
 //! The terms of passages, written with them.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{Transaction, types::Type};
 use uuid::Uuid;
 
@@ -87,7 +89,7 @@ pub(in crate::store) async fn insert_missing_terms(
         )
         .await?;
     let ids: Vec<Uuid> = missing.iter().map(|row| row.get("id")).collect();
-    let held: Vec<Uuid> = transaction
+    let held: HashSet<Uuid> = transaction
         .query_typed(
             "SELECT id FROM passages WHERE id = ANY($1) FOR KEY SHARE SKIP LOCKED",
             &[(&ids, Type::UUID_ARRAY)],

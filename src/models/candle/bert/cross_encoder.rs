@@ -58,8 +58,11 @@ impl CrossEncoder {
         let pairs = pairs.map_err(|error| failed(error.to_string()))?;
         let truncated = (0..pairs.len()).filter(|&index| pairs[index].truncated).collect();
         let tokens = pairs.iter().map(|pair| pair.ids.len()).sum();
-        let items = pairs.into_iter().map(|pair| (pair.ids.len(), pair)).map(|(cost, pair)| (pair, cost));
-        let raw = self.scheduler.submit(items.collect(), lane).await?;
+        let costed = |pair: Pair| {
+            let cost = pair.ids.len();
+            (pair, cost)
+        };
+        let raw = self.scheduler.submit(pairs.into_iter().map(costed).collect(), lane).await?;
         Ok(Relevance { scores: raw.iter().copied().map(logistic).collect(), raw, truncated, tokens })
     }
 }
