@@ -75,7 +75,7 @@ impl Cluster {
         let mut attempt = 1;
         let (server, port) = loop {
             let port = free_port(self.saved_port());
-            let mut server = Server::spawn(&self.place, &self.installation, &self.files(), port)?;
+            let mut server = self.spawn(port)?;
             match server.ready(&self.login(Login::Admin, port)).await {
                 Ok(()) => break (server, port),
                 // A port that was taken meanwhile, or a predecessor that takes a moment longer to end.
@@ -88,6 +88,10 @@ impl Cluster {
         let path = self.port_path();
         fs::write(&path, port.to_string()).map_err(|error| EmbeddedError::io(&path, error))?;
         Ok((server, port))
+    }
+
+    fn spawn(&self, port: u16) -> Result<Server, EmbeddedError> {
+        Server::spawn(&self.place, &self.installation, &self.files(), port)
     }
 
     /// The port of a server on this folder that lets the application in.
@@ -272,6 +276,11 @@ fn said(output: &Output) -> String {
 
 #[cfg(test)]
 impl Cluster {
+    /// A server on a port that need not be free: how its start ends.
+    pub(super) async fn start_at(&self, port: u16) -> Result<(), EmbeddedError> {
+        self.spawn(port)?.ready(&self.login(Login::Admin, port)).await
+    }
+
     /// A server without the script that ends it with ragway.
     pub(super) fn unwatched_server(&self, port: u16) -> std::process::Command {
         let mut command = self.place.command(&self.installation.program("postgres"));

@@ -47,6 +47,9 @@ pub(super) struct Server {
     /// Closing it ends the server.
     lifeline: Option<ChildStdin>,
     log: PathBuf,
+    pid_file: PathBuf,
+    /// What a server that crashed left in `pid_file`.
+    predecessor: Option<String>,
 }
 
 impl Server {
@@ -69,9 +72,11 @@ impl Server {
         }
         // Ctrl-C in a terminal reaches the whole group; the server must end after ragway's own work.
         command.process_group(0).stdin(Stdio::piped()).stdout(output).stderr(errors);
+        let pid_file = files.join("postmaster.pid");
+        let predecessor = fs::read_to_string(&pid_file).ok();
         let mut child = Command::from(command).spawn().map_err(|error| EmbeddedError::io(shell, error))?;
         let lifeline = child.stdin.take();
-        Ok(Self { child, lifeline, log })
+        Ok(Self { child, lifeline, log, pid_file, predecessor })
     }
 
     /// Waits until the server lets `admin` in.
@@ -83,7 +88,8 @@ impl Server {
             if let Some(status) = self.exited() {
                 return Err(self.not_started(format!("it ended ({status})")));
             }
-            if failure.is_final() {
+            // Before it listens, only another server that has taken the port can have answered.
+            if failure.is_final() && self.listens() {
                 return Err(self.not_started(failure.to_string()));
             }
             if Instant::now() > deadline {
@@ -91,6 +97,13 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(15)).await;
         }
+    }
+
+    /// Whether this server says, in line 8 of `postmaster.pid`, that it is ready.
+    fn listens(&self) -> bool {
+        let Ok(text) = fs::read_to_string(&self.pid_file) else { return false };
+        let ready = text.lines().nth(7).is_some_and(|status| status.trim() == "ready");
+        ready && self.predecessor.as_ref().and_then(|old| old.lines().next()) != text.lines().next()
     }
 
     pub(super) fn exited(&mut self) -> Option<ExitStatus> {

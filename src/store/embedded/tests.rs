@@ -263,6 +263,18 @@ async fn lost_password_is_said_at_once() {
 }
 
 #[tokio::test]
+async fn a_stranger_on_the_port_is_not_taken_for_our_server() {
+    let (ours, other) = (Place::new().await, Place::new().await);
+    ours.start().await.stop().await.unwrap();
+    let stranger = other.start().await;
+
+    let cluster = Cluster::locate(&ours.home, &ours.pg0).unwrap();
+    let error = cluster.start_at(stranger.port).await.unwrap_err().to_string();
+    assert!(error.contains("it ended") && error.contains("Address already in use"), "{error}");
+    stranger.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn other_major_version_is_refused() {
     let place = Place::new().await;
     let files = place.home.data.join("postgres/cluster");
