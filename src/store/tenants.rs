@@ -106,9 +106,15 @@ const HOLDING: &str = "
     ORDER BY c.oid <> 'collections'::regclass, c.oid";
 
 impl TenantAdmin {
-    /// Connects with the owner's role.
+    /// Connects with the owner's role. [`TenantError::Invalid`] with another.
     pub async fn connect(admin_url: &SecretString) -> Result<Self, TenantError> {
         let (client, driver) = open(admin_url).await?;
+        let owns = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'tenants'::regclass";
+        if !client.query_typed_one(owns, &[]).await?.get::<_, bool>(0) {
+            return Err(TenantError::Invalid(
+                "tenants are the business of the tables' owner: give its role in DATABASE_ADMIN_URL".into(),
+            ));
+        }
         Ok(Self { client, driver })
     }
 

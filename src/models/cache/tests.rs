@@ -194,6 +194,23 @@ async fn spaces_and_roles_share_nothing() {
     assert_eq!((embedder.calls().len(), other.calls().len()), (3, 1));
 }
 
+#[tokio::test]
+async fn owners_share_nothing_and_wait_for_nothing_of_others() {
+    let (cache, embedder) = (cache(), Counting::closed("s"));
+    let waiting = start(&cache, &embedder, &["a"]);
+    embedder.called.notified().await;
+    embedder.gate.add_permits(1000);
+    let other = Uuid::from_u128(2);
+    let embedder: Arc<dyn Embedder> = embedder as Arc<dyn Embedder>;
+    let ask = async |owner| {
+        cache.embed(owner, &embedder, vec!["a".into()], TextRole::Passage, Lane::Interactive).await.unwrap()
+    };
+    assert!(ask(other).await.hits.is_empty());
+    assert_eq!(ask(other).await.hits, [0]);
+    waiting.await.unwrap().unwrap();
+    assert_eq!(ask(OWNER).await.hits, [0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_equal_texts_are_computed_once() {
     let (cache, embedder) = (cache(), Counting::closed("s"));
