@@ -665,7 +665,7 @@ async fn behind_pgbouncer_no_tenant_stays_on_the_connection() {
                 };
                 assert_eq!(store.nearest_passages(query).await.unwrap().passages.len(), 10 + n);
                 // A statement that fails must not leave its transaction open.
-                let taken = store.create_collection(tenant, &names[0], &all[0].space).await;
+                let taken = store.create_collection(tenant, names[0], &all[0].space).await;
                 assert!(matches!(taken, Err(StoreError::CollectionExists(_))), "{taken:?}");
             }
         })
