@@ -106,7 +106,7 @@ async fn no_answer_outlives_a_change_of_the_documents() {
     assert!(app.delete(&format!("/api/v1/documents/{id}")).send().await.unwrap().status().is_success());
     forgotten("deleted").await;
     // Another replica's writes are the same rows.
-    execute(&app.database_url, "UPDATE documents SET title = 'Prices' WHERE external_id = 'fares'").await;
+    execute(&app.admin_url, "UPDATE documents SET title = 'Prices' WHERE external_id = 'fares'").await;
     forgotten("changed elsewhere").await;
 }
 

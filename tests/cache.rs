@@ -20,7 +20,7 @@ use ragway::{
 };
 
 /// A Redis server on a free port of this machine; it ends with this value.
-struct Redis {
+pub struct Redis {
     port: u16,
     process: Child,
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ struct Redis {
 const PASSWORD: &str = "quite-secret";
 
 impl Redis {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let process = Self::spawn(port, &folder);
@@ -50,7 +50,7 @@ impl Redis {
         self
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", self.port)
     }
 
@@ -61,7 +61,7 @@ impl Redis {
         Some(connection)
     }
 
-    async fn keys(&self) -> Vec<String> {
+    pub async fn keys(&self) -> Vec<String> {
         let mut connection = self.connection().await.unwrap();
         redis::cmd("KEYS").arg("ragway:embedding:*").query_async(&mut connection).await.unwrap()
     }

@@ -198,7 +198,7 @@ async fn the_database_stops_searching_when_the_client_leaves() {
     owner.batch_execute("BEGIN; LOCK TABLE passages IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let searching = async || {
         let statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                         AND state = 'active' AND query LIKE '%FROM passages p%' AND pid <> pg_backend_pid()";
+                         AND state = 'active' AND query LIKE '%FROM tenant_passages p%' AND pid <> pg_backend_pid()";
         watcher.query_one(statement, &[]).await.unwrap().get::<_, i64>(0)
     };
     for request in searches(&app) {

@@ -473,12 +473,12 @@ async fn writers_that_know_of_one_space_leave_no_gap() {
             sentence(n)
         )
     };
-    execute(&app.database_url, &copy(40)).await;
+    execute(&app.admin_url, &copy(40)).await;
     turned.open();
     cut_over(&app).await;
     assert_found(&app, 40).await;
     // One that looked the collection up before the cutover and stores after it.
-    execute(&app.database_url, &copy(41)).await;
+    execute(&app.admin_url, &copy(41)).await;
     until("it is found", async || found(&app, 41).await[0]["external_id"] == "d41").await;
 }
 

@@ -8,7 +8,10 @@ use ragway::{
     assets::Assets,
     config::{Config, DatabaseSettings, LlmEntry},
     rag::prompts::Prompts,
+    store::Store,
 };
+
+use super::tenant::lacking_isolation;
 
 /// Prints a line for each check and counts what is wrong.
 #[derive(Default)]
@@ -122,6 +125,12 @@ async fn check_database(config: &Config, assets: &Assets, checkup: &mut Checkup)
                 report.server_version, report.pgvector_version
             ));
             report.warnings.iter().for_each(|warning| checkup.note(warning));
+            let store = Store::connect(&database.url, &config.catalog.database).await?;
+            match lacking_isolation(&store).await? {
+                None => checkup.good("the database keeps tenants apart"),
+                Some(why) => checkup.note(why),
+            }
+            drop(store);
             database.stop().await?;
         }
         Err(error) => checkup

@@ -11,6 +11,7 @@ mod models;
 mod reembed;
 mod search;
 mod serve;
+mod tenant;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -54,6 +55,11 @@ enum Command {
     },
     /// Go over to another model while the collection is used.
     Reembed(reembed::Arguments),
+    /// Tenants: whose rows, accounts and caches are kept apart.
+    Tenant {
+        #[command(subcommand)]
+        command: tenant::Command,
+    },
     /// Show or fetch model files.
     Models {
         #[command(subcommand)]
@@ -125,6 +131,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Search(arguments) => search::run(&config, arguments).await,
         Command::Index { command } => index::run(&config, command).await,
         Command::Reembed(arguments) => reembed::run(&config, arguments).await,
+        Command::Tenant { command } => tenant::run(&config, command).await,
         Command::Models { command } => models::run(&config, command).await,
         Command::Migrate => run_migrations(&config).await,
         Command::Doctor => doctor::run(&config).await,

@@ -78,7 +78,7 @@ impl Rag {
         self.ledger().admit(caller).await?;
         let embedder = self.embedder(choice).await?;
         let _waiting = self.load.enter();
-        let cached = self.cache.embed(&embedder, texts, role, Lane::Interactive).await?;
+        let cached = self.cache.embed(caller.tenant.0, &embedder, texts, role, Lane::Interactive).await?;
         Ok(EmbeddedCached {
             embedded: self.counted(caller, Embedded::new(cached.embeddings, embedder.as_ref())),
             hits: cached.hits,

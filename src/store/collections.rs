@@ -99,7 +99,7 @@ impl Store {
     ) -> Result<Collection, StoreError> {
         self.register_space(space).await?;
         let inserted = self
-            .connection()
+            .tenant(tenant)
             .await?
             .execute_typed(
                 "INSERT INTO collections (id, tenant_id, name, space_id) VALUES ($1, $2, $3, $4)",
@@ -123,7 +123,7 @@ impl Store {
     /// All collections by name, with their counts.
     pub async fn collections(&self, tenant: TenantId) -> Result<Vec<Collection>, StoreError> {
         let statement = format!("{COLUMNS}{COUNTS}{FROM} ORDER BY c.name");
-        let rows = self.connection().await?.query_typed(&statement, &[(&tenant.0, Type::UUID)]).await?;
+        let rows = self.tenant(tenant).await?.query_typed(&statement, &[(&tenant.0, Type::UUID)]).await?;
         Ok(rows.iter().map(Collection::from_row).collect())
     }
 
@@ -138,7 +138,7 @@ impl Store {
     }
 
     async fn find(&self, statement: &str, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
-        self.connection()
+        self.tenant(tenant)
             .await?
             .query_typed_opt(statement, &[(&tenant.0, Type::UUID), (&name, Type::TEXT)])
             .await?
@@ -149,7 +149,7 @@ impl Store {
     /// Deletes a collection with its documents and passages.
     pub async fn delete_collection(&self, tenant: TenantId, name: &str) -> Result<(), StoreError> {
         let deleted = self
-            .connection()
+            .tenant(tenant)
             .await?
             .execute_typed(
                 "DELETE FROM collections WHERE tenant_id = $1 AND name = $2",

@@ -167,7 +167,7 @@ impl Store {
         document: &NewDocument,
         step: Option<&DocumentStep<'_>>,
     ) -> Result<Option<Saved>, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         let refreshed = refresh(&transaction, tenant, collection, document).await?;
         match &refreshed {
@@ -190,7 +190,7 @@ impl Store {
         sets: &[PassageSet],
         step: Option<&DocumentStep<'_>>,
     ) -> Result<Saved, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         // One writer for a content: the second of two equal requests waits and finds it.
         transaction
@@ -238,7 +238,7 @@ impl Store {
         after: Option<Uuid>,
         limit: i64,
     ) -> Result<DocumentPage, StoreError> {
-        let connection = self.connection().await?;
+        let connection = self.tenant(tenant).await?;
         let statement = format!(
             "{SUMMARY} FROM documents d JOIN collections c ON c.id = d.collection_id
              WHERE d.tenant_id = $1 AND d.collection_id = $2 AND ($3 IS NULL OR d.id > $3)
@@ -276,7 +276,7 @@ impl Store {
              WHERE d.tenant_id = $1 AND d.id = $2"
         );
         let row = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_opt(&statement, &[(&tenant.0, Type::UUID), (&id, Type::UUID)])
             .await?;
@@ -294,7 +294,7 @@ impl Store {
         id: Uuid,
     ) -> Result<Option<DocumentImage>, StoreError> {
         let row = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_opt(
                 "SELECT format, image FROM documents WHERE tenant_id = $1 AND id = $2 AND image IS NOT NULL",
@@ -307,7 +307,7 @@ impl Store {
     /// Deletes a document with its passages; says whether there was one.
     pub async fn delete_document(&self, tenant: TenantId, id: Uuid) -> Result<bool, StoreError> {
         let deleted = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_opt(
                 "DELETE FROM documents WHERE tenant_id = $1 AND id = $2 RETURNING collection_id",

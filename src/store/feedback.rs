@@ -109,7 +109,7 @@ impl Store {
         let numbers: Vec<i32> = answer.citations.iter().map(|place| place.n).collect();
         let (question, text) = answer.texts.as_ref().map(|(question, text)| (question, text)).unzip();
         let elapsed_ms = i64::try_from(answer.elapsed.as_millis()).unwrap_or(i64::MAX);
-        self.connection()
+        self.tenant(answer.tenant)
             .await?
             .execute_typed(
                 // The lock makes a deletion wait until its trigger sees the citations. Passages are
@@ -162,7 +162,7 @@ impl Store {
         comment: Option<&str>,
     ) -> Result<bool, StoreError> {
         let rated = self
-            .connection()
+            .tenant(tenant)
             .await?
             .execute_typed(
                 "UPDATE answers SET rating = $3, comment = $4, rated_at = now() WHERE tenant_id = $1 AND id = $2",
@@ -185,7 +185,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<RatedAnswer>, StoreError> {
         let rows = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed(
                 "SELECT a.*, c.name AS collection, places.* FROM answers a JOIN collections c ON c.id = a.collection_id,
@@ -209,13 +209,8 @@ impl Store {
         let removed = self
             .connection()
             .await?
-            .execute_typed(
-                "DELETE FROM answers WHERE id IN (
-                     SELECT id FROM answers WHERE created_at < now() - make_interval(days => $1)
-                     ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
-                &[(&days, Type::INT4), (&limit, Type::INT8)],
-            )
+            .query_typed_one("SELECT sweep_answers($1, $2)", &[(&days, Type::INT4), (&limit, Type::INT8)])
             .await?;
-        Ok(removed)
+        Ok(u64::try_from(removed.get::<_, i64>(0)).unwrap_or(0))
     }
 }

@@ -1,6 +1,6 @@
 //! Conditions on metadata, as SQL with every key and value a parameter.
 //!
-//! The SQL is usable in any statement that names `passages` as `p`. Equality is
+//! The SQL is usable in any statement that names `tenant_passages` as `p`. Equality is
 //! written as containment, which the GIN index on `metadata` serves; an order
 //! comparison is served by the index of a declared field (see `indexes`).
 

@@ -108,7 +108,7 @@ impl Store {
     /// Fails with [`StoreError::TooManyJobs`] when the tenant has `most` that have not ended.
     pub async fn enqueue_job(&self, tenant: TenantId, job: &NewJob, most: i64) -> Result<Uuid, StoreError> {
         let id = Uuid::now_v7();
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         // One at a time for a tenant, so that the count is true.
         transaction
@@ -142,7 +142,7 @@ impl Store {
     /// The job of this id, until it expires.
     pub async fn job(&self, tenant: TenantId, id: Uuid) -> Result<Option<Job>, StoreError> {
         let row = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_opt(&format!("{LIVING} AND id = $2"), &[(&tenant.0, Type::UUID), (&id, Type::UUID)])
             .await?;
@@ -152,7 +152,7 @@ impl Store {
     /// The latest jobs, the newest first, `limit` of them at most.
     pub async fn jobs(&self, tenant: TenantId, limit: i64) -> Result<Vec<Job>, StoreError> {
         let rows = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed(
                 &format!("{LIVING} ORDER BY id DESC LIMIT $2"),
@@ -165,7 +165,7 @@ impl Store {
     /// Outcomes of the steps that a job has recorded, in the order of their positions.
     pub async fn job_steps(&self, tenant: TenantId, id: Uuid) -> Result<Vec<Vec<u8>>, StoreError> {
         let rows = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed(
                 "SELECT outcome FROM job_steps WHERE tenant_id = $1 AND job_id = $2 ORDER BY position",
@@ -179,7 +179,7 @@ impl Store {
     ///
     /// A worker that runs it can record nothing from now on, and stops when it notices.
     pub async fn cancel_job(&self, tenant: TenantId, id: Uuid) -> Result<Option<Job>, StoreError> {
-        self.connection()
+        self.tenant(tenant)
             .await?
             .execute_typed(
                 "UPDATE jobs SET state = 'cancelled', lease_token = NULL, payload = NULL, updated_at = now(),
@@ -196,13 +196,8 @@ impl Store {
         let removed = self
             .connection()
             .await?
-            .execute_typed(
-                "DELETE FROM jobs WHERE id IN (
-                     SELECT id FROM jobs WHERE expires_at <= now() ORDER BY expires_at LIMIT $1
-                     FOR UPDATE SKIP LOCKED)",
-                &[(&limit, Type::INT8)],
-            )
+            .query_typed_one("SELECT sweep_jobs($1)", &[(&limit, Type::INT8)])
             .await?;
-        Ok(removed)
+        Ok(u64::try_from(removed.get::<_, i64>(0)).unwrap_or(0))
     }
 }

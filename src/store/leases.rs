@@ -70,28 +70,22 @@ impl Store {
     ///
     /// A job whose workers were lost too often is given up on the way.
     pub async fn claim_job(&self, kinds: &[&str], lease: Duration) -> Result<Option<ClaimedJob>, StoreError> {
-        let connection = self.connection().await?;
-        connection.execute_typed(GIVE_UP, &[]).await?;
         let token = Uuid::now_v7();
-        let row = connection
+        // Whose job it is has to be known before it can be read.
+        let claimed = self
+            .connection()
+            .await?
             .query_typed_opt(
-                "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_token = $1, updated_at = now(),
-                                 due_at = now() + make_interval(secs => $2), started_at = coalesce(started_at, now())
-                 WHERE id = (
-                     SELECT id FROM jobs
-                     WHERE state IN ('queued', 'running') AND due_at <= now() AND attempts < max_attempts
-                       AND kind = ANY($3)
-                     ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-                 RETURNING id, tenant_id, key_id, kind, payload, done, total, attempts",
-                &[
-                    (&token, Type::UUID),
-                    (&lease.as_secs_f64(), Type::FLOAT8),
-                    (&kinds, Type::TEXT_ARRAY),
-                ],
+                "SELECT job, tenant FROM claim_job($1, $2, $3)",
+                &[(&token, Type::UUID), (&lease.as_secs_f64(), Type::FLOAT8), (&kinds, Type::TEXT_ARRAY)],
             )
             .await?;
+        let Some(claimed) = claimed else { return Ok(None) };
+        let lease = Lease { tenant: TenantId(claimed.get("tenant")), job: claimed.get("job"), token };
+        let statement = format!("SELECT key_id, kind, payload, done, total, attempts FROM jobs WHERE {HELD}");
+        let row = self.tenant(lease.tenant).await?.query_typed_opt(&statement, &fence(&lease)).await?;
         Ok(row.map(|row| ClaimedJob {
-            lease: Lease { tenant: TenantId(row.get("tenant_id")), job: row.get("id"), token },
+            lease,
             key: row.get("key_id"),
             kind: row.get("kind"),
             payload: row.get::<_, Option<_>>("payload").unwrap_or_default(),
@@ -112,7 +106,7 @@ impl Store {
 
     /// Records a piece of work. Recording the same piece again changes nothing.
     pub async fn record_step(&self, lease: &Lease, step: JobStep<'_>) -> Result<(), StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(lease.tenant).await?;
         let transaction = connection.transaction().await?;
         record_step(&transaction, lease, step).await?;
         Ok(transaction.commit().await?)
@@ -170,7 +164,7 @@ impl Store {
         parameters: &[Parameter<'_>],
     ) -> Result<(), StoreError> {
         let all = [&fence(lease), parameters].concat();
-        let changed = self.connection().await?.execute_typed(statement, &all).await?;
+        let changed = self.tenant(lease.tenant).await?.execute_typed(statement, &all).await?;
         if changed == 0 { Err(StoreError::LeaseLost) } else { Ok(()) }
     }
 }
@@ -205,16 +199,6 @@ pub(super) async fn record_step(
         None => Err(StoreError::LeaseLost),
     }
 }
-
-/// Jobs whose workers were lost at every attempt become dead letters; an ill job must not kill workers for ever.
-const GIVE_UP: &str = "
-    UPDATE jobs SET state = 'failed', lease_token = NULL, updated_at = now(), finished_at = now(),
-                    expires_at = now() + keep * 7,
-                    error = concat_ws('; before that: ',
-                                      'its worker was lost at each of the last attempts (' || attempts || ')', error)
-    WHERE id IN (
-        SELECT id FROM jobs WHERE state = 'running' AND due_at <= now() AND attempts >= max_attempts
-        LIMIT 100 FOR UPDATE SKIP LOCKED)";
 
 /// Parameters 1 to 3 of [`HELD`].
 fn fence(lease: &Lease) -> [Parameter<'_>; 3] {

@@ -1,5 +1,7 @@
 //! Numbered SQL files, applied once, by one process at a time.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 use tokio_postgres::{Client, NoTls, error::SqlState};
 
@@ -11,6 +13,12 @@ mod embedded_files {
 
 /// Identifies the migration lock among advisory locks of the database: "ragway" in ASCII.
 const LOCK: i64 = 0x7261_6777_6179;
+
+/// A migration that waits for a table makes everybody wait who comes after it, and can wait for
+/// somebody who waits for it. So it gives up soon, leaves the table to others, and tries again.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '500ms'";
+const LOCK_ATTEMPTS: usize = 120;
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The first pgvector whose index scan goes on until enough rows pass the filter.
 pub(super) const ITERATIVE_SCAN: (u32, u32, u32) = (0, 8, 0);
@@ -66,14 +74,43 @@ async fn may_migrate(client: &Client) -> Result<bool, StoreError> {
 
 async fn apply(client: &mut Client, application_role: Option<&str>) -> Result<Vec<String>, StoreError> {
     client.query_typed("SELECT pg_advisory_lock($1)", &[(&LOCK, tokio_postgres::types::Type::INT8)]).await?;
-    let report = embedded_files::migrations::runner()
-        .run_async(client)
-        .await
-        .map_err(|error| StoreError::Migration(full_message(&error)))?;
+    client.batch_execute(LOCK_TIMEOUT).await?;
+    let applied =
+        run_migrations(client).await.map_err(|error| StoreError::Migration(full_message(&error)))?;
     if let Some(role) = application_role {
         grant(client, role).await?;
     }
-    Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+    Ok(applied)
+}
+
+async fn run_migrations(client: &mut Client) -> Result<Vec<String>, refinery::Error> {
+    let runner = embedded_files::migrations::runner();
+    let mut applied = Vec::new();
+    for attempt in 1.. {
+        let (report, failure) = match runner.run_async(client).await {
+            Ok(report) => (Some(report), None),
+            Err(error) => (error.report().cloned(), Some(error)),
+        };
+        let reported = report.iter().flat_map(refinery::Report::applied_migrations);
+        applied.extend(reported.map(ToString::to_string));
+        match failure {
+            Some(error) if attempt == LOCK_ATTEMPTS || !is_locked_out(&error) => return Err(error),
+            Some(_) => tokio::time::sleep(LOCK_PAUSE).await,
+            None => break,
+        }
+    }
+    Ok(applied)
+}
+
+fn is_locked_out(error: &refinery::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<tokio_postgres::Error>() {
+            return cause.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// A newer schema will do: migrations only add what the program before does not know.

@@ -1,7 +1,7 @@
 //! Documents, passages and their vectors in PostgreSQL.
 //!
 //! Absent here: models, HTTP. Absent elsewhere: SQL. Every function names its
-//! tenant; every vector names its space.
+//! tenant, and so do its transactions to the database; every vector names its space.
 
 mod collections;
 mod documents;
@@ -18,6 +18,7 @@ mod plans;
 mod reembedding;
 mod routes;
 mod session;
+mod tenants;
 mod usage;
 
 pub use collections::Collection;
@@ -40,7 +41,8 @@ pub use passages::{FoundPassage, NearestPassages, PassageQuery, SearchEffort, Se
 pub use plans::{Candidates, PlanKind, SearchPlan};
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
-use session::{Cancellable, Session, Sessions};
+use session::{Cancellable, Session, Sessions, TenantSession, see_tenant};
+pub use tenants::{Tenant, TenantAdmin, TenantError, TenantIsolation};
 pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent, UsageSum};
 
 use std::{str::FromStr, time::Duration};
@@ -124,8 +126,14 @@ impl Store {
         state.connections.saturating_sub(state.idle_connections)
     }
 
+    /// A connection for what belongs to no tenant: of rows that do it sees none.
     async fn connection(&self) -> Result<Connection<'_>, StoreError> {
         Ok(self.pool.get().await?)
+    }
+
+    /// A connection that sees the rows of one tenant.
+    async fn tenant(&self, tenant: TenantId) -> Result<TenantSession<'_>, StoreError> {
+        Ok(TenantSession::new(self.connection().await?, tenant))
     }
 
     /// A connection for a statement that takes long, and that nobody needs once its caller has left.

@@ -10,6 +10,7 @@ use super::{
     filter::Parameters,
     indexes::exact_order,
     plans::{MAX_SCAN_TUPLES, place, probe, trusted},
+    see_tenant,
 };
 
 /// How thoroughly vectors are compared.
@@ -156,6 +157,7 @@ impl Store {
         query: &PassageQuery<'_>,
     ) -> Result<(Vec<Row>, SearchPlan), StoreError> {
         let transaction = client.transaction().await?;
+        see_tenant(&transaction, query.tenant)?;
         let index = query.collection.index.spec.kind;
         let (candidates, through_index) = match query.effort {
             SearchEffort::Exact => (Candidates::Unknown, false),
@@ -220,7 +222,7 @@ impl Store {
              ) held LEFT JOIN (
                  SELECT c.id, c.document_id, c.ordinal, c.heading, c.content, c.metadata,
                         (1 - (c.embedding <=> {vector}))::real AS similarity
-                 FROM (SELECT p.* FROM passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}) c
+                 FROM (SELECT p.* FROM tenant_passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}) c
                  ORDER BY c.embedding <=> {vector} LIMIT {limit}
              ) near ON true LEFT JOIN documents d ON d.id = near.document_id
              ORDER BY near.similarity DESC, near.id"

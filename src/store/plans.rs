@@ -146,7 +146,7 @@ async fn count(
         "SELECT count(*) FILTER (WHERE passes) AS passed, count(*) AS read,
                 (SELECT greatest(c.reltuples, 0)::float8 FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
                  WHERE c.oid = to_regclass({index}) AND i.indisvalid) AS index_rows
-         FROM (SELECT {passes} AS passes FROM passages p WHERE {condition} LIMIT {limited}) few"
+         FROM (SELECT {passes} AS passes FROM tenant_passages p WHERE {condition} LIMIT {limited}) few"
     );
     let row = transaction.query_typed_one(&statement, &parameters.as_slice()).await?;
     Ok(Counted { passed: row.get("passed"), read: row.get("read"), limit, index_rows: row.get("index_rows") })
@@ -160,7 +160,7 @@ async fn estimate(
 ) -> Result<f64, StoreError> {
     let mut parameters = Parameters::default();
     let condition = place(query, filter, &mut parameters);
-    let statement = format!("EXPLAIN (FORMAT JSON) SELECT FROM passages p WHERE {condition}");
+    let statement = format!("EXPLAIN (FORMAT JSON) SELECT FROM tenant_passages p WHERE {condition}");
     let row = transaction.query_typed_one(&statement, &parameters.as_slice()).await?;
     let plan: Value = row.get(0);
     Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_f64).unwrap_or(0.0))

@@ -108,7 +108,7 @@ impl Store {
         space: &EmbeddingSpace,
     ) -> Result<SpaceAdded, StoreError> {
         self.register_space(space).await?;
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         lock(&transaction, tenant, collection, Lock::Change).await?;
         for row in spaces(&transaction, tenant, collection).await? {
@@ -144,7 +144,7 @@ impl Store {
         to: &EmbeddingSpace,
         previous: Previous,
     ) -> Result<SpaceSwitch, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         lock(&transaction, tenant, collection, Lock::Change).await?;
         let held = spaces(&transaction, tenant, collection).await?;
@@ -190,7 +190,7 @@ impl Store {
             OtherState::Filling => "filling",
             OtherState::Kept => "kept",
         };
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         lock(&transaction, tenant, collection, Lock::Change).await?;
         let held = spaces(&transaction, tenant, collection).await?;
@@ -208,7 +208,7 @@ impl Store {
         tenant: TenantId,
         collection: &Collection,
     ) -> Result<bool, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         lock(&transaction, tenant, collection, Lock::Write).await?;
         let retired = spaces(&transaction, tenant, collection).await?;
@@ -251,7 +251,7 @@ impl Store {
         after: Uuid,
         limit: i64,
     ) -> Result<Vec<Uuid>, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         let found = missing(&transaction, tenant, collection, space, after, limit).await?;
         transaction.commit().await?;
@@ -261,7 +261,7 @@ impl Store {
     /// What a document's passages are cut from; absent when it was deleted.
     pub async fn stored_text(&self, tenant: TenantId, id: Uuid) -> Result<Option<StoredText>, StoreError> {
         let row = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_opt(
                 "SELECT id, content_hash, title, format, content, image FROM documents WHERE tenant_id = $1 AND id = $2",
@@ -281,7 +281,7 @@ impl Store {
         text: &StoredText,
         passages: &[NewPassage],
     ) -> Result<bool, StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         lock(&transaction, tenant, collection, Lock::Write).await?;
         let held = spaces(&transaction, tenant, collection).await?;
@@ -326,7 +326,7 @@ impl Store {
         space: &EmbeddingSpace,
     ) -> Result<SpaceProgress, StoreError> {
         let row = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_one(
                 "SELECT count(*) AS documents, count(*) FILTER (WHERE space_id = $3) AS done FROM (
@@ -345,7 +345,7 @@ impl Store {
         collection: &Collection,
         job: Uuid,
     ) -> Result<(), StoreError> {
-        self.connection()
+        self.tenant(tenant)
             .await?
             .execute_typed(
                 "UPDATE collection_spaces SET job_id = $3

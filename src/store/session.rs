@@ -11,13 +11,18 @@ use std::{
 
 use bb8::{ManageConnection, PooledConnection};
 use bb8_postgres::PostgresConnectionManager;
+use futures_util::{FutureExt, future::join4};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
     runtime::Handle,
     time::timeout,
 };
-use tokio_postgres::{CancelToken, Client, Config, Error, NoTls, config::Host};
+use tokio_postgres::{
+    CancelToken, Client, Config, Error, NoTls, Row, Transaction, config::Host, types::Type,
+};
+
+use super::{Parameter, TenantId};
 
 /// Longest wait for the server to take a cancellation.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,6 +78,84 @@ impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut Client {
         &mut self.client
     }
+}
+
+/// Names the tenant whose rows a transaction sees. It ends with the transaction, so that it reaches
+/// nobody who gets the connection next, nor the server's connection behind PgBouncer.
+const SEE_TENANT: &str = "SELECT set_config('app.tenant', $1, true)";
+
+/// A connection whose statements see the rows of one tenant.
+pub(super) struct TenantSession<'a> {
+    session: PooledConnection<'a, Sessions>,
+    tenant: TenantId,
+}
+
+impl<'a> TenantSession<'a> {
+    pub fn new(session: PooledConnection<'a, Sessions>, tenant: TenantId) -> Self {
+        Self { session, tenant }
+    }
+
+    /// [`Client::query_typed`] in a transaction of its own.
+    pub async fn query_typed(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        self.alone(self.session.query_typed(statement, parameters)).await
+    }
+
+    /// [`Client::query_typed_one`] in a transaction of its own.
+    pub async fn query_typed_one(&self, statement: &str, parameters: &[Parameter<'_>]) -> Result<Row, Error> {
+        self.alone(self.session.query_typed_one(statement, parameters)).await
+    }
+
+    /// [`Client::query_typed_opt`] in a transaction of its own.
+    pub async fn query_typed_opt(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Option<Row>, Error> {
+        self.alone(self.session.query_typed_opt(statement, parameters)).await
+    }
+
+    /// [`Client::execute_typed`] in a transaction of its own.
+    pub async fn execute_typed(&self, statement: &str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
+        self.alone(self.session.execute_typed(statement, parameters)).await
+    }
+
+    /// Begins a transaction.
+    pub async fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
+        let transaction = self.session.transaction().await?;
+        see_tenant(&transaction, self.tenant)?;
+        Ok(transaction)
+    }
+
+    /// All is sent at once, in this order, and so takes one round trip. What follows a statement that
+    /// failed does nothing, and COMMIT then takes back; it is sent whatever happens.
+    async fn alone<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let tenant = self.tenant.0.to_string();
+        let (begun, seen, done, committed) = join4(
+            self.session.batch_execute("BEGIN"),
+            self.session.query_typed(SEE_TENANT, &[(&tenant, Type::TEXT)]),
+            statement,
+            self.session.batch_execute("COMMIT"),
+        )
+        .await;
+        begun?;
+        seen?;
+        let done = done?;
+        committed?;
+        Ok(done)
+    }
+}
+
+/// Lets a transaction see the rows of a tenant.
+///
+/// It takes no round trip: the answer is not waited for. Should it be an error, the next statement fails too.
+pub(super) fn see_tenant(transaction: &Transaction<'_>, tenant: TenantId) -> Result<(), Error> {
+    let tenant = tenant.0.to_string();
+    let sent = transaction.query_typed(SEE_TENANT, &[(&tenant, Type::TEXT)]).now_or_never();
+    sent.transpose().map(drop)
 }
 
 /// A connection whose statement is cancelled in the database when this is dropped before [`Cancellable::keep`],

@@ -1,10 +1,10 @@
 //! What callers use, added up for each day.
 
 use time::Date;
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{Row, Transaction, types::Type};
 use uuid::Uuid;
 
-use super::{FromRow, Store, StoreError, TenantId};
+use super::{FromRow, Store, StoreError, TenantId, see_tenant};
 
 /// What is added up together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,44 +130,13 @@ impl Store {
     pub async fn add_usage(&self, usage: &[(UsageAccount, UsageCounts)]) -> Result<(), StoreError> {
         let mut usage: Vec<_> = usage.iter().collect();
         // Two replicas that lock rows in one order do not wait for each other in a circle.
-        usage.sort_by_key(|(account, _)| account);
-        let days: Vec<Date> = usage.iter().map(|(account, _)| account.day).collect();
-        let tenants: Vec<Uuid> = usage.iter().map(|(account, _)| account.tenant.0).collect();
-        let keys: Vec<Option<Uuid>> = usage.iter().map(|(account, _)| account.key).collect();
-        let operations: Vec<&str> = usage.iter().map(|(account, _)| account.operation).collect();
-        let backends: Vec<&str> = usage.iter().map(|(account, _)| account.backend.as_str()).collect();
-        let numbers =
-            |of: fn(&UsageCounts) -> i64| usage.iter().map(|(_, counts)| of(counts)).collect::<Vec<i64>>();
-        self.connection()
-            .await?
-            .execute_typed(
-                "INSERT INTO usage_daily AS known (day, tenant_id, key_id, operation, backend, requests, embed_tokens,
-                                                   prompt_tokens, completion_tokens, estimated_tokens, cost_nano)
-                 SELECT * FROM unnest($1::date[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[],
-                                      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
-                 ON CONFLICT (tenant_id, day, key_id, operation, backend) DO UPDATE
-                     SET requests = known.requests + excluded.requests,
-                         embed_tokens = known.embed_tokens + excluded.embed_tokens,
-                         prompt_tokens = known.prompt_tokens + excluded.prompt_tokens,
-                         completion_tokens = known.completion_tokens + excluded.completion_tokens,
-                         estimated_tokens = known.estimated_tokens + excluded.estimated_tokens,
-                         cost_nano = known.cost_nano + excluded.cost_nano",
-                &[
-                    (&days, Type::DATE_ARRAY),
-                    (&tenants, Type::UUID_ARRAY),
-                    (&keys, Type::UUID_ARRAY),
-                    (&operations, Type::TEXT_ARRAY),
-                    (&backends, Type::TEXT_ARRAY),
-                    (&numbers(|counts| counts.requests), Type::INT8_ARRAY),
-                    (&numbers(|counts| counts.embed_tokens), Type::INT8_ARRAY),
-                    (&numbers(|counts| counts.prompt_tokens), Type::INT8_ARRAY),
-                    (&numbers(|counts| counts.completion_tokens), Type::INT8_ARRAY),
-                    (&numbers(|counts| counts.estimated_tokens), Type::INT8_ARRAY),
-                    (&numbers(|counts| counts.cost_nano), Type::INT8_ARRAY),
-                ],
-            )
-            .await?;
-        Ok(())
+        usage.sort_by_key(|(account, _)| (account.tenant, account));
+        let mut connection = self.connection().await?;
+        let transaction = connection.transaction().await?;
+        for usage in usage.chunk_by(|(one, _), (other, _)| one.tenant == other.tenant) {
+            add_usage_of_tenant(&transaction, usage).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     /// A tenant's sums, in the order of what they are told apart by.
@@ -190,20 +159,19 @@ impl Store {
             (&operation, Type::BOOL),
             (&backend, Type::BOOL),
         ];
-        let rows = self.connection().await?.query_typed(&statement, &parameters).await?;
+        let rows = self.tenant(query.tenant).await?.query_typed(&statement, &parameters).await?;
         Ok(rows.iter().map(UsageSum::from_row).collect())
     }
 
     /// What every key of every tenant has used on `today`, and since `month` began.
     pub async fn usage_spent(&self, today: Date, month: Date) -> Result<Vec<UsageSpent>, StoreError> {
-        let statement = format!(
-            "SELECT tenant_id, key_id, day = $2 AS is_today, {SUMS} FROM usage_daily
-             WHERE day BETWEEN $1 AND $2 GROUP BY tenant_id, key_id, day = $2 ORDER BY 1, 2"
-        );
         let rows = self
             .connection()
             .await?
-            .query_typed(&statement, &[(&month, Type::DATE), (&today, Type::DATE)])
+            .query_typed(
+                "SELECT * FROM usage_spent($1, $2) ORDER BY tenant_id, key_id",
+                &[(&month, Type::DATE), (&today, Type::DATE)],
+            )
             .await?;
         let spent = |row: &Row| {
             let counts = UsageCounts::from_row(row);
@@ -217,4 +185,51 @@ impl Store {
         };
         Ok(rows.iter().map(spent).collect())
     }
+}
+
+/// Adds what one tenant used; nothing where the tenant was erased meanwhile, for that must not keep
+/// what others used from being written.
+async fn add_usage_of_tenant(
+    transaction: &Transaction<'_>,
+    usage: &[&(UsageAccount, UsageCounts)],
+) -> Result<(), StoreError> {
+    let Some((UsageAccount { tenant, .. }, _)) = usage.first() else { return Ok(()) };
+    see_tenant(transaction, *tenant)?;
+    let days: Vec<Date> = usage.iter().map(|(account, _)| account.day).collect();
+    let keys: Vec<Option<Uuid>> = usage.iter().map(|(account, _)| account.key).collect();
+    let operations: Vec<&str> = usage.iter().map(|(account, _)| account.operation).collect();
+    let backends: Vec<&str> = usage.iter().map(|(account, _)| account.backend.as_str()).collect();
+    let numbers =
+        |of: fn(&UsageCounts) -> i64| usage.iter().map(|(_, counts)| of(counts)).collect::<Vec<i64>>();
+    transaction
+        .execute_typed(
+            "INSERT INTO usage_daily AS known (tenant_id, day, key_id, operation, backend, requests, embed_tokens,
+                                               prompt_tokens, completion_tokens, estimated_tokens, cost_nano)
+             SELECT t.id, new.* FROM tenants t,
+                    unnest($2::date[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+                           $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) new
+             WHERE t.id = $1
+             ON CONFLICT (tenant_id, day, key_id, operation, backend) DO UPDATE
+                 SET requests = known.requests + excluded.requests,
+                     embed_tokens = known.embed_tokens + excluded.embed_tokens,
+                     prompt_tokens = known.prompt_tokens + excluded.prompt_tokens,
+                     completion_tokens = known.completion_tokens + excluded.completion_tokens,
+                     estimated_tokens = known.estimated_tokens + excluded.estimated_tokens,
+                     cost_nano = known.cost_nano + excluded.cost_nano",
+            &[
+                (&tenant.0, Type::UUID),
+                (&days, Type::DATE_ARRAY),
+                (&keys, Type::UUID_ARRAY),
+                (&operations, Type::TEXT_ARRAY),
+                (&backends, Type::TEXT_ARRAY),
+                (&numbers(|counts| counts.requests), Type::INT8_ARRAY),
+                (&numbers(|counts| counts.embed_tokens), Type::INT8_ARRAY),
+                (&numbers(|counts| counts.prompt_tokens), Type::INT8_ARRAY),
+                (&numbers(|counts| counts.completion_tokens), Type::INT8_ARRAY),
+                (&numbers(|counts| counts.estimated_tokens), Type::INT8_ARRAY),
+                (&numbers(|counts| counts.cost_nano), Type::INT8_ARRAY),
+            ],
+        )
+        .await?;
+    Ok(())
 }

@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_newer_flight_stays_when_an_abandoned_one_ends() {
         let flights = Arc::new(Flights::default());
-        let key = Key { space: "s".into(), role: "query", digest: [0; 32] };
+        let key = Key { owner: uuid::Uuid::nil(), space: "s".into(), role: "query", digest: [0; 32] };
         let wanted = || HashMap::from([(key.clone(), String::new())]);
         let join = || flights.join(wanted(), |_| std::future::pending().boxed());
         // A flight that everyone has left, whose end is late.

@@ -1,9 +1,9 @@
 //! Vectors that were computed before.
 //!
 //! Memory (TinyLFU, weighed by bytes) stands in front of Redis, where one is
-//! configured. A key names the embedding space, the role and the exact bytes of
-//! a text, so that no vector of another model, and none of a text that merely
-//! looks alike, can be found. Texts that are being computed are waited for, not
+//! configured. A key names its owner, the embedding space, the role and the exact
+//! bytes of a text, so that no vector of another model, and none of a text that merely
+//! looks alike, can be found, and nobody learns which texts others have embedded. Texts that are being computed are waited for, not
 //! computed again (`flights`). Redis is never waited for long (`redis`).
 //!
 //! A vector never changes under its key; the time to live bounds memory, not
@@ -28,11 +28,13 @@ use futures_util::{FutureExt, future::try_join_all};
 use moka::future::Cache;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::{Embedder, Embeddings, Lane, ModelError, TextRole, deadline::unlimited};
 use crate::config::CacheSettings;
 use flights::Flights;
 use redis::RedisTier;
+pub use redis::forget;
 
 /// The cache; cheap to clone.
 #[derive(Clone)]
@@ -78,6 +80,7 @@ struct CachedVector {
 /// What a vector is kept under.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
+    owner: Uuid,
     space: Arc<str>,
     role: &'static str,
     /// SHA-256 of the text's bytes.
@@ -118,12 +121,13 @@ impl EmbeddingCache {
     /// all who wait and is not kept.
     pub async fn embed(
         &self,
+        owner: Uuid,
         embedder: &Arc<dyn Embedder>,
         texts: Vec<String>,
         role: TextRole,
         lane: Lane,
     ) -> Result<CachedEmbeddings, ModelError> {
-        let (keys, texts) = keys_of(embedder.as_ref(), texts, role).await?;
+        let (keys, texts) = keys_of(owner, embedder.as_ref(), texts, role).await?;
         let mut found = HashMap::with_capacity(keys.len());
         let mut missing = HashMap::new();
         for (key, text) in keys.iter().zip(texts) {
@@ -271,16 +275,21 @@ impl Tiers {
 }
 
 impl Key {
-    /// Readable, so that an operator can find what belongs to a space.
+    /// Readable, so that an operator can find what belongs to an owner or to a space.
     fn in_redis(&self) -> String {
         use std::fmt::Write;
-        let mut name = format!("ragway:embedding:{}:{}:", self.space, self.role);
+        let mut name = format!("{}{}:{}:", prefix_of(self.owner), self.space, self.role);
         for byte in self.digest {
             // Writing to a string cannot fail.
             let _ = write!(name, "{byte:02x}");
         }
         name
     }
+}
+
+/// What the names of an owner's keys in Redis begin with.
+fn prefix_of(owner: Uuid) -> String {
+    format!("ragway:embedding:{owner}:")
 }
 
 #[derive(Default)]
@@ -317,6 +326,7 @@ fn bytes_of(value: &Arc<CachedVector>) -> u32 {
 const HASHED_INLINE: usize = 64 << 10;
 
 async fn keys_of(
+    owner: Uuid,
     embedder: &dyn Embedder,
     texts: Vec<String>,
     role: TextRole,
@@ -328,8 +338,12 @@ async fn keys_of(
     };
     let small = texts.iter().map(String::len).sum::<usize>() <= HASHED_INLINE;
     let hash = move || {
-        let key =
-            |text: &String| Key { space: Arc::clone(&space), role, digest: Sha256::digest(text).into() };
+        let key = |text: &String| Key {
+            owner,
+            space: Arc::clone(&space),
+            role,
+            digest: Sha256::digest(text).into(),
+        };
         (texts.iter().map(key).collect(), texts)
     };
     if small {

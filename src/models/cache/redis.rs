@@ -15,13 +15,16 @@ use std::{
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, aio::MultiplexedConnection};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Notify, task::JoinSet, time::timeout};
+use uuid::Uuid;
 
-use super::{CachedVector, is_sound};
+use super::{CachedVector, is_sound, prefix_of};
 
 /// Longest wait of a request.
 const LOOKUP_LIMIT: Duration = Duration::from_millis(100);
 /// Longest wait of a write or a connection attempt, for which nobody waits.
 const WRITE_LIMIT: Duration = Duration::from_secs(1);
+/// Longest wait for each answer while vectors are removed.
+const FORGET_LIMIT: Duration = Duration::from_secs(10);
 /// Between the end of a connection and the next attempt. Longer than a write
 /// takes, so that no call on the old connection can end the new one.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -86,6 +89,29 @@ impl RedisTier {
         }
         let stored = timeout(WRITE_LIMIT, pipeline.query_async::<()>(&mut connection)).await;
         self.link.checked(stored, WRITE_LIMIT).is_some()
+    }
+}
+
+/// Removes the vectors of an owner; says how many there were. Those in the memory of running servers
+/// stay for their time to live.
+pub async fn forget(url: &SecretString, owner: Uuid) -> RedisResult<u64> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(FORGET_LIMIT))
+        .set_response_timeout(Some(FORGET_LIMIT));
+    let client = Client::open(url.expose_secret())?;
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let (pattern, mut cursor, mut removed) = (format!("{}*", prefix_of(owner)), 0, 0);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+        let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
+        if !keys.is_empty() {
+            removed += redis::cmd("UNLINK").arg(&keys).query_async::<u64>(&mut connection).await?;
+        }
+        if next == 0 {
+            return Ok(removed);
+        }
+        cursor = next;
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     models::{Token, cache::redis::decode, cache::redis::encode},
 };
 
+const OWNER: Uuid = Uuid::from_u128(1);
 const DIMENSION: usize = 4;
 const MAX_TOKENS: usize = 8;
 
@@ -136,7 +137,7 @@ async fn ask(
 ) -> Result<CachedEmbeddings, ModelError> {
     let embedder: Arc<dyn Embedder> = Arc::clone(embedder) as Arc<dyn Embedder>;
     let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-    cache.embed(&embedder, texts, TextRole::Passage, Lane::Interactive).await
+    cache.embed(OWNER, &embedder, texts, TextRole::Passage, Lane::Interactive).await
 }
 
 fn start(
@@ -187,10 +188,27 @@ async fn spaces_and_roles_share_nothing() {
     ask(&cache, &embedder, &["a"]).await.unwrap();
     assert!(ask(&cache, &other, &["a"]).await.unwrap().hits.is_empty());
     let as_query: Arc<dyn Embedder> = Arc::clone(&embedder) as Arc<dyn Embedder>;
-    let found = cache.embed(&as_query, vec!["a".into()], TextRole::Query, Lane::Bulk).await.unwrap();
+    let found = cache.embed(OWNER, &as_query, vec!["a".into()], TextRole::Query, Lane::Bulk).await.unwrap();
     assert!(found.hits.is_empty());
     assert!(ask(&cache, &embedder, &["A"]).await.unwrap().hits.is_empty());
     assert_eq!((embedder.calls().len(), other.calls().len()), (3, 1));
+}
+
+#[tokio::test]
+async fn owners_share_nothing_and_wait_for_nothing_of_others() {
+    let (cache, embedder) = (cache(), Counting::closed("s"));
+    let waiting = start(&cache, &embedder, &["a"]);
+    embedder.called.notified().await;
+    embedder.gate.add_permits(1000);
+    let other = Uuid::from_u128(2);
+    let embedder: Arc<dyn Embedder> = embedder as Arc<dyn Embedder>;
+    let ask = async |owner| {
+        cache.embed(owner, &embedder, vec!["a".into()], TextRole::Passage, Lane::Interactive).await.unwrap()
+    };
+    assert!(ask(other).await.hits.is_empty());
+    assert_eq!(ask(other).await.hits, [0]);
+    waiting.await.unwrap().unwrap();
+    assert_eq!(ask(OWNER).await.hits, [0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -215,7 +233,8 @@ async fn overlapping_batches_share_what_they_have_in_common() {
         let (cache, embedder) = (cache.clone(), Arc::clone(&embedder) as Arc<dyn Embedder>);
         tokio::spawn(async move {
             let texts = batch(first);
-            let found = cache.embed(&embedder, texts.clone(), TextRole::Passage, Lane::Bulk).await.unwrap();
+            let found =
+                cache.embed(OWNER, &embedder, texts.clone(), TextRole::Passage, Lane::Bulk).await.unwrap();
             let expected: Vec<Vec<f32>> = texts.iter().map(|text| vector_of(text)).collect();
             assert_eq!(found.embeddings.vectors, expected);
         })

@@ -8,6 +8,7 @@ mod admin;
 mod status;
 
 pub use admin::{BuildProgress, BuildResources, IndexAdmin};
+pub(super) use admin::{Driver, open};
 pub use status::{BuildStatus, BuiltIndex};
 
 use tokio_postgres::Row;

@@ -85,7 +85,7 @@ impl Store {
         count: i64,
     ) -> Result<Vec<Vec<f32>>, StoreError> {
         let rows = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed(
                 "SELECT p.embedding::real[] FROM passages p

@@ -15,7 +15,9 @@ pub(super) use write::{TermSource, announce_terms, insert_missing_terms, insert_
 use pgvector::Vector;
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction, types::Type};
 
-use super::{Collection, Filter, FoundPassage, FromRow, Store, StoreError, TenantId, filter::Parameters};
+use super::{
+    Collection, Filter, FoundPassage, FromRow, Store, StoreError, TenantId, filter::Parameters, see_tenant,
+};
 use bm25::{B, K1, Statistics, Variant, Weights, rank_steps, weigh};
 use terms::{QueryTerms, configuration, quoted};
 
@@ -76,6 +78,7 @@ impl Store {
             .read_only(true)
             .start()
             .await?;
+        see_tenant(&transaction, query.tenant)?;
         let Some((index, weights)) = weights(&transaction, query).await? else { return Ok(None) };
         let mut matches = LexicalMatches {
             passages: Vec::new(),
@@ -93,8 +96,7 @@ impl Store {
         Ok(Some(matches))
     }
 
-    /// Candidates are found and scored without looking at `passages`, and so apart from what may
-    /// decide who sees which of those.
+    /// Candidates are found and scored without looking at passages.
     fn matches_statement(
         &self,
         query: &LexicalQuery<'_>,
@@ -123,7 +125,7 @@ impl Store {
         let vector = parameters.add(Vector::from(query.vector.clone()), self.pgvector.vector.clone());
         let filter = query.filter.map(|filter| filter.to_sql(parameters));
         let filtered = filter.map_or(String::new(), |filter| {
-            format!("JOIN passages p ON p.id = passage_id AND p.space_id = {space} AND {filter}")
+            format!("JOIN tenant_passages p ON p.id = passage_id AND p.space_id = {space} AND {filter}")
         });
         let dimension = query.collection.space.dimension;
         format!(
@@ -134,13 +136,13 @@ impl Store {
                  SELECT passage_id, score FROM (
                      SELECT passage_id, {} AS score FROM (
                          SELECT passage_id, terms, {K1}::float8 * (1 - {B}::float8 + {B}::float8 * words / {average}) AS soon
-                         FROM passage_terms
+                         FROM tenant_passage_terms
                          WHERE tenant_id = {tenant} AND index_id = {id} AND terms @@ {wanted}::tsquery
                      ) candidates
                  ) scored {filtered}
                  ORDER BY score DESC, passage_id LIMIT {limit}
              ) best
-             JOIN passages p ON p.id = best.passage_id AND p.space_id = {space}
+             JOIN tenant_passages p ON p.id = best.passage_id AND p.space_id = {space}
              JOIN documents d ON d.id = p.document_id
              ORDER BY best.score DESC, p.id",
             parts.join(" + ")

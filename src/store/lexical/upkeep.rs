@@ -4,7 +4,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::write::{Filled, insert_missing_terms};
-use crate::store::{Collection, Store, StoreError, TenantId};
+use crate::store::{Collection, Store, StoreError, TenantId, see_tenant};
 
 /// Changes that searches add up themselves.
 const UNFOLDED: i64 = 500;
@@ -50,7 +50,7 @@ impl Store {
     }
 
     async fn try_to_fold(&self, tenant: TenantId, collection: Uuid) -> Result<(), StoreError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.tenant(tenant).await?;
         let due = connection
             .query_typed(
                 "SELECT i.id FROM lexical_indexes i, LATERAL (
@@ -100,13 +100,13 @@ impl Store {
         let transaction = connection.transaction().await?;
         let index = transaction
             .query_typed_opt(
-                "SELECT id, tenant_id, collection_id, fill_from FROM lexical_indexes
-                 WHERE fill_from IS NOT NULL ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED",
+                "SELECT id, tenant_id, collection_id, fill_from FROM lock_lexical_index_to_fill()",
                 &[],
             )
             .await?;
         let Some(index) = index else { return Ok(false) };
         let (tenant, collection): (Uuid, Uuid) = (index.get("tenant_id"), index.get("collection_id"));
+        see_tenant(&transaction, TenantId(tenant))?;
         let fill_from: Uuid = index.get("fill_from");
         let documents: Vec<Uuid> = transaction
             .query_typed(
@@ -152,7 +152,7 @@ impl Store {
         collection: &Collection,
     ) -> Result<i64, StoreError> {
         let row = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed_one(
                 "SELECT count(*) FROM documents d JOIN lexical_indexes i ON i.collection_id = d.collection_id
