@@ -332,7 +332,7 @@ impl Definition<'_> {
 }
 
 /// A statement that PostgreSQL puts together.
-async fn formatted(
+pub(in crate::store) async fn formatted(
     client: &Client,
     template: &str,
     parameters: &[crate::store::Parameter<'_>],
@@ -342,11 +342,11 @@ async fn formatted(
 
 /// Moves a connection's data. Dropped, it closes the connection at once: otherwise that would stay
 /// open until its statement has ended.
-pub(super) struct Driver(JoinHandle<Result<(), tokio_postgres::Error>>);
+pub(in crate::store) struct Driver(JoinHandle<Result<(), tokio_postgres::Error>>);
 
 impl Driver {
     /// To be awaited when the client has been dropped.
-    pub(super) async fn ended(mut self) {
+    pub(in crate::store) async fn ended(mut self) {
         let _ = (&mut self.0).await;
     }
 }
@@ -357,7 +357,7 @@ impl Drop for Driver {
     }
 }
 
-pub(super) async fn open(url: &SecretString) -> Result<(Client, Driver), StoreError> {
+pub(in crate::store) async fn open(url: &SecretString) -> Result<(Client, Driver), StoreError> {
     let connected = parse_url(url)?.connect(NoTls).await;
     let (client, connection) = connected.map_err(|error| StoreError::Unavailable(describe(&error)))?;
     Ok((client, Driver(tokio::spawn(connection))))
