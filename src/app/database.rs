@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
-    config::{Catalog, Config, DatabaseSettings, PostgresWheel},
-    store::{ServerReport, embedded::EmbeddedPostgres, migrate},
+    config::{Catalog, Config, DatabaseSettings, PoolSettings, PostgresWheel},
+    store::{ServerReport, Store, embedded::EmbeddedPostgres, migrate},
 };
 
 /// The database in use.
@@ -18,14 +18,20 @@ pub struct Database {
     pub url: SecretString,
     /// Connects as the owner, directly.
     pub admin_url: SecretString,
+    /// Answers searches.
+    pub replica_url: Option<SecretString>,
     embedded: Option<Supervised>,
 }
 
 impl Database {
     /// Connects to the configured server, or starts the embedded one; migrates.
     pub async fn open(config: &Config, pg0: Option<&Path>) -> Result<Self> {
+        let mut replica = None;
         let (embedded, url, admin_url) = match (&config.database, pg0) {
-            (DatabaseSettings::External { url, admin_url }, _) => (None, url.clone(), admin_url.clone()),
+            (DatabaseSettings::External { url, admin_url, replica_url }, _) => {
+                replica.clone_from(replica_url);
+                (None, url.clone(), admin_url.clone())
+            }
             (DatabaseSettings::Embedded, Some(pg0)) => {
                 let server = EmbeddedPostgres::start(&config.home, pg0).await?;
                 let (url, admin_url) = (server.url(), server.admin_url());
@@ -38,7 +44,16 @@ impl Database {
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { embedded: embedded.map(Supervised::watch), report, url, admin_url })
+        Ok(Self { embedded: embedded.map(Supervised::watch), report, url, admin_url, replica_url: replica })
+    }
+
+    /// Connects with the application's role, to the replica too where there is one.
+    pub async fn connect(&self, settings: &PoolSettings) -> Result<Store> {
+        let store = Store::connect(&self.url, settings).await?;
+        match &self.replica_url {
+            Some(url) => Ok(store.with_replica(url, settings).await?),
+            None => Ok(store),
+        }
     }
 
     /// Stops the server where ragway started it.

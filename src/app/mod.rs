@@ -44,7 +44,7 @@ impl Parts {
             Database::open(config, fetched.postgres.as_deref()),
             answers::load(&catalog, fetched.local_llm.as_ref()),
         )?;
-        let store = Store::connect(&database.url, &catalog.database).await?;
+        let store = database.connect(&catalog.database).await?;
         let embedders = embedders_on_demand(Arc::clone(&catalog), assets.clone(), store.clone());
         load_eager(&catalog, &embedders).await?;
         let rerankers = rerankers::load(&catalog, assets).await;

@@ -131,12 +131,30 @@ async fn check_database(config: &Config, assets: &Assets, checkup: &mut Checkup)
                 Some(why) => checkup.note(why),
             }
             drop(store);
+            check_replica(config, &database, checkup).await;
             database.stop().await?;
         }
         Err(error) => checkup
             .problem(&format!("{error:#}"), "check DATABASE_URL, or unset it to use the embedded PostgreSQL"),
     }
     Ok(())
+}
+
+async fn check_replica(config: &Config, database: &Database, checkup: &mut Checkup) {
+    let answers = match database.connect(&config.catalog.database).await {
+        Ok(store) => store.ping_replica().await,
+        Err(error) => {
+            return checkup.problem(&format!("{error:#}"), "check DATABASE_URL and DATABASE_REPLICA_URL");
+        }
+    };
+    match answers {
+        Some(Ok(())) => checkup.good("the read replica answers"),
+        Some(Err(error)) => checkup.problem(
+            &format!("the read replica: {error}"),
+            "check DATABASE_REPLICA_URL; until it answers, searches go to the primary",
+        ),
+        None => {}
+    }
 }
 
 async fn check_python(checkup: &mut Checkup) {

@@ -294,6 +294,6 @@ fn milliseconds(latency: Latency) -> String {
     format!("median {:.1} ms, P95 {:.1} ms", ms(latency.median), ms(latency.p95))
 }
 
-fn megabytes(bytes: u64) -> String {
+pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }

@@ -11,6 +11,7 @@ mod models;
 mod reembed;
 mod search;
 mod serve;
+mod shards;
 mod tenant;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -52,6 +53,11 @@ enum Command {
     Index {
         #[command(subcommand)]
         command: index::Command,
+    },
+    /// Vectors and their indexes on several PostgreSQL servers.
+    Shards {
+        #[command(subcommand)]
+        command: shards::Command,
     },
     /// Go over to another model while the collection is used.
     Reembed(reembed::Arguments),
@@ -130,6 +136,7 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Ask(arguments) => ask::run(&config, arguments).await,
         Command::Search(arguments) => search::run(&config, arguments).await,
         Command::Index { command } => index::run(&config, command).await,
+        Command::Shards { command } => shards::run(&config, command).await,
         Command::Reembed(arguments) => reembed::run(&config, arguments).await,
         Command::Tenant { command } => tenant::run(&config, command).await,
         Command::Models { command } => models::run(&config, command).await,
@@ -167,7 +174,7 @@ async fn with_database<T>(
     let database = open_database(config).await?;
     let result = tokio::select! {
         result = async {
-            let store = Store::connect(&database.url, &config.catalog.database).await?;
+            let store = database.connect(&config.catalog.database).await?;
             work(&store, &database.admin_url).await
         } => result,
         signal = tokio::signal::ctrl_c() => match signal {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::Host;
 
 use super::{Catalog, ConfigError, catalog::BUILT_IN};
 
@@ -42,6 +43,8 @@ pub enum DatabaseSettings {
         url: SecretString,
         /// The owner's role, for migrations; the application's where it is not given.
         admin_url: SecretString,
+        /// A streaming replica that answers searches.
+        replica_url: Option<SecretString>,
     },
 }
 
@@ -98,9 +101,12 @@ impl fmt::Display for Config {
         writeln!(f, "WORKERS         {}", self.workers)?;
         match &self.database {
             DatabaseSettings::Embedded => writeln!(f, "DATABASE_URL    (not set: the embedded PostgreSQL)")?,
-            DatabaseSettings::External { url, admin_url } => {
+            DatabaseSettings::External { url, admin_url, replica_url } => {
                 writeln!(f, "DATABASE_URL    {}", redacted(url))?;
                 writeln!(f, "DATABASE_ADMIN_URL {}", redacted(admin_url))?;
+                if let Some(url) = replica_url {
+                    writeln!(f, "DATABASE_REPLICA_URL {}", redacted(url))?;
+                }
             }
         }
         match &self.redis_url {
@@ -126,8 +132,24 @@ fn redacted(url: &SecretString) -> String {
             url.set_query(None);
             url.to_string()
         }
-        Err(_) => "(set, not a URL)".into(),
+        Err(_) => several_hosts(url).unwrap_or_else(|| "(set, not a URL)".into()),
     }
+}
+
+/// A database URL of more than one server, which no other URL has.
+fn several_hosts(url: &SecretString) -> Option<String> {
+    let config: tokio_postgres::Config = url.expose_secret().parse().ok()?;
+    let ports = config.get_ports();
+    let hosts = config.get_hosts().iter().enumerate().map(|(index, host)| {
+        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            #[cfg(unix)]
+            Host::Unix(path) => format!("{}:{port}", path.display()),
+        }
+    });
+    let (user, database) = (config.get_user()?, config.get_dbname().unwrap_or_default());
+    Some(format!("postgresql://{user}:***@{}/{database}", hosts.collect::<Vec<_>>().join(",")))
 }
 
 fn read_catalog(named: Option<PathBuf>) -> Result<(String, String), ConfigError> {
@@ -158,13 +180,27 @@ fn database(get: &dyn Fn(&str) -> Option<String>) -> Result<DatabaseSettings, Co
         Some(url) => url,
         None => match get("DB_HOST") {
             Some(host) => url_of_parts(get, &host)?,
+            None if get("DATABASE_REPLICA_URL").is_some() => {
+                return Err(ConfigError::new(
+                    "DATABASE_REPLICA_URL",
+                    "is a copy of DATABASE_URL, which is not set",
+                ));
+            }
             None => return Ok(DatabaseSettings::Embedded),
         },
     };
     check_database_url("DATABASE_URL", &url)?;
     let admin_url = get("DATABASE_ADMIN_URL").unwrap_or_else(|| url.clone());
     check_database_url("DATABASE_ADMIN_URL", &admin_url)?;
-    Ok(DatabaseSettings::External { url: url.into(), admin_url: admin_url.into() })
+    let replica_url = get("DATABASE_REPLICA_URL");
+    if let Some(url) = &replica_url {
+        check_database_url("DATABASE_REPLICA_URL", url)?;
+    }
+    Ok(DatabaseSettings::External {
+        url: url.into(),
+        admin_url: admin_url.into(),
+        replica_url: replica_url.map(SecretString::from),
+    })
 }
 
 /// A URL from `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` and `DB_NAME`.

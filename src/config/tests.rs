@@ -1,4 +1,4 @@
-use super::{BUILT_IN, Catalog, Language, Policy};
+use super::{BUILT_IN, Catalog, Config, DatabaseSettings, Language, Policy};
 
 fn refusal(text: &str) -> String {
     Catalog::parse(text, "models.toml").unwrap_err().to_string()
@@ -198,4 +198,41 @@ fn a_gpu_is_refused_where_it_cannot_be_used() {
         let wanted = if kind.contains("clip") { "is for kind `bert`" } else { "--features cuda" };
         assert!(error.contains("device `cuda`") && error.contains(wanted), "{error}");
     }
+}
+
+fn with_database(variables: &[(&str, &str)]) -> Result<Config, String> {
+    let get = |name: &str| {
+        let found =
+            variables.iter().chain(&[("RAGWAY_HOME", "/tmp/ragway")]).find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    Config::from_variables(None, &get).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_database_may_have_several_servers_and_a_replica() {
+    let several = "postgresql://ragway:secret@one:6432,two/ragway?target_session_attrs=read-write";
+    let config = with_database(&[
+        ("DATABASE_URL", several),
+        ("DATABASE_REPLICA_URL", "postgresql://r:secret@three/ragway"),
+    ]);
+    let config = config.unwrap();
+    let DatabaseSettings::External { replica_url, .. } = &config.database else { panic!("{config}") };
+    assert!(replica_url.is_some());
+    let shown = config.to_string();
+    assert!(shown.contains("DATABASE_URL    postgresql://ragway:***@one:6432,two:5432/ragway\n"), "{shown}");
+    assert!(shown.contains("DATABASE_REPLICA_URL postgresql://r:***@three/ragway\n"), "{shown}");
+    assert!(!shown.contains("secret"), "{shown}");
+    let refused =
+        with_database(&[("DATABASE_REPLICA_URL", "postgresql://r:secret@three/ragway")]).unwrap_err();
+    assert!(
+        refused.contains("DATABASE_REPLICA_URL") && refused.contains("DATABASE_URL, which is not set"),
+        "{refused}"
+    );
+    let refused = with_database(&[
+        ("DATABASE_URL", several),
+        ("DATABASE_REPLICA_URL", "postgresql://r:secret@three/ragway?target_session_attrs=some"),
+    ]);
+    let refused = refused.unwrap_err();
+    assert!(refused.contains("DATABASE_REPLICA_URL") && !refused.contains("secret"), "{refused}");
 }

@@ -304,6 +304,7 @@ impl From<StoreError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tasks", detail).retry_after(10)
             }
             StoreError::NoPgvector
+            | StoreError::NotAReplica
             | StoreError::LeaseLost
             | StoreError::Migration(_)
             | StoreError::Statement(_) => Self::internal(&detail),

@@ -257,6 +257,7 @@ impl RagError {
                 | StoreError::StatementTimedOut => false,
                 StoreError::Unavailable(_)
                 | StoreError::NoPgvector
+                | StoreError::NotAReplica
                 | StoreError::LeaseLost
                 | StoreError::Migration(_)
                 | StoreError::Statement(_) => true,

@@ -162,18 +162,21 @@ async fn report(client: &Client, applied: Vec<String>) -> Result<ServerReport, S
     let row = client
         .query_typed_one(
             "SELECT current_setting('server_version') AS server, current_setting('server_version_num')::int AS number,
-                    (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector",
+                    (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector,
+                    (SELECT extversion FROM pg_extension WHERE extname = 'citus'
+                         AND to_regclass('passage_shards') IS NULL) AS unused_citus",
             &[],
         )
         .await?;
     let server_version: String = row.get("server");
     let pgvector_version: String = row.get::<_, Option<String>>("pgvector").ok_or(StoreError::NoPgvector)?;
-    Ok(ServerReport {
-        applied,
-        warnings: warnings(row.get("number"), &pgvector_version),
-        server_version,
-        pgvector_version,
-    })
+    let mut warnings = warnings(row.get("number"), &pgvector_version);
+    if let Some(version) = row.get::<_, Option<String>>("unused_citus") {
+        warnings.push(format!(
+            "Citus {version} is installed, but ragway's tables are not spread by it: `Citus` in deploy/SCALING.md says how it can hold the vectors"
+        ));
+    }
+    Ok(ServerReport { applied, warnings, server_version, pgvector_version })
 }
 
 fn warnings(server: i32, pgvector: &str) -> Vec<String> {

@@ -16,8 +16,10 @@ mod migrate;
 mod passages;
 mod plans;
 mod reembedding;
+mod replica;
 mod routes;
 mod session;
+mod shards;
 mod tenants;
 mod usage;
 
@@ -40,8 +42,10 @@ pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, NearestPassages, PassageQuery, SearchEffort, SearchScores};
 pub use plans::{Candidates, PlanKind, SearchPlan};
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
+use replica::Role;
 pub use routes::RouteChoice;
 use session::{Cancellable, Session, Sessions, TenantSession, see_tenant};
+pub use shards::{Shard, ShardAdmin, ShardState};
 pub use tenants::{Tenant, TenantAdmin, TenantError, TenantIsolation};
 pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent, UsageSum};
 
@@ -68,11 +72,12 @@ impl TenantId {
     pub const DEFAULT: TenantId = TenantId(Uuid::from_u128(0x0000_0000_0000_7000_8000_0000_0000_0001));
 }
 
-/// The database, through one pool.
+/// The database, through one pool; and another to its read replica, where it has one.
 #[derive(Clone)]
 pub struct Store {
     pool: Pool<Sessions>,
     pgvector: Pgvector,
+    role: Role,
 }
 
 /// What is to be known of the extension; its types have no fixed OID.
@@ -93,6 +98,12 @@ type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 impl Store {
     /// Connects with the application's role to a migrated database.
     pub async fn connect(url: &SecretString, settings: &PoolSettings) -> Result<Self, StoreError> {
+        let pool = Self::pool(url, settings)?;
+        let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
+        Ok(Self { pool, pgvector, role: Role::Primary(None) })
+    }
+
+    fn pool(url: &SecretString, settings: &PoolSettings) -> Result<Pool<Sessions>, StoreError> {
         let mut config = parse_url(url)?;
         config.application_name("ragway");
         config.connect_timeout(Duration::from_millis(settings.connect_timeout_ms));
@@ -100,7 +111,7 @@ impl Store {
             0 => 2 * std::thread::available_parallelism().map_or(2, |n| n.get() as u32).clamp(10, 25),
             count => count,
         };
-        let pool = Pool::builder()
+        Ok(Pool::builder()
             .max_size(largest)
             .min_idle(Some(settings.min_connections.min(largest)))
             .connection_timeout(Duration::from_millis(settings.connect_timeout_ms))
@@ -109,9 +120,7 @@ impl Store {
             .retry_connection(false)
             .test_on_check_out(false)
             .connection_customizer(Box::new(StatementTimeout { ms: settings.statement_timeout_ms }))
-            .build_unchecked(Sessions::new(config));
-        let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
-        Ok(Self { pool, pgvector })
+            .build_unchecked(Sessions::new(config)))
     }
 
     /// Whether the database answers.
@@ -195,6 +204,11 @@ pub enum StoreError {
     /// A statement ran longer than allowed.
     #[error("a database statement took too long and was cancelled")]
     StatementTimedOut,
+    /// The read replica is another database.
+    #[error(
+        "DATABASE_REPLICA_URL is no copy of the database at DATABASE_URL: give a streaming replica of it, with the same database name"
+    )]
+    NotAReplica,
     /// The server lacks the extension.
     #[error("the database has no pgvector: run `CREATE EXTENSION vector` in it as its owner")]
     NoPgvector,
@@ -233,6 +247,7 @@ impl StoreError {
             | StoreError::SpacesChanged(_)
             | StoreError::TooManyJobs(_) => true,
             StoreError::NoPgvector
+            | StoreError::NotAReplica
             | StoreError::UnknownCollection(_)
             | StoreError::CollectionExists(_)
             | StoreError::LeaseLost

@@ -10,6 +10,7 @@ use super::{
     filter::Parameters,
     indexes::exact_order,
     plans::{MAX_SCAN_TUPLES, place, probe, trusted},
+    shards::{given_by_shards, nearest_of_each},
     see_tenant,
 };
 
@@ -122,9 +123,11 @@ const THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'off', true), set_
     set_config('hnsw.max_scan_tuples', $2, true)";
 const NOT_THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'on', true)";
 /// Where the passages to compare come from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, PartialEq)]
 enum Through {
     Index,
+    /// Those of other servers: these tables.
+    Shards(Vec<String>),
     Nothing,
 }
 
@@ -138,8 +141,15 @@ impl Store {
     /// Only passages of `collection.space` are compared. Fails with
     /// [`StoreError::SpacesChanged`] when the collection no longer holds all of them.
     pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<NearestPassages, StoreError> {
+        match self.on_replica(async |replica| replica.nearest_here(&query).await).await {
+            Some(found) => found,
+            None => self.nearest_here(&query).await,
+        }
+    }
+
+    async fn nearest_here(&self, query: &PassageQuery<'_>) -> Result<NearestPassages, StoreError> {
         let mut connection = self.cancellable().await?;
-        let searched = self.search(&mut connection, &query).await;
+        let searched = self.search(&mut connection, query).await;
         connection.keep();
         let (rows, plan) = searched?;
         if !rows.first().is_some_and(|row| row.get("held")) {
@@ -158,33 +168,41 @@ impl Store {
     ) -> Result<(Vec<Row>, SearchPlan), StoreError> {
         let transaction = client.transaction().await?;
         see_tenant(&transaction, query.tenant)?;
+        self.check_current(&transaction, query.collection).await?;
         let index = query.collection.index.spec.kind;
-        let (candidates, through_index) = match query.effort {
-            SearchEffort::Exact => (Candidates::Unknown, false),
+        let (candidates, through) = match query.effort {
+            SearchEffort::Exact => (Candidates::Unknown, Through::Nothing),
             SearchEffort::Indexed => {
                 let probe = probe(&transaction, query).await?;
                 // Without iterative scans the index could lose rows.
-                (probe.candidates, self.pgvector.iterative_scan && probe.prefers_index(query.k))
+                let through_index = self.pgvector.iterative_scan && probe.prefers_index(query.k);
+                let through = match probe.shards.as_slice() {
+                    _ if !through_index => Through::Nothing,
+                    [] => Through::Index,
+                    _ => Through::Shards(probe.shards),
+                };
+                (probe.candidates, through)
             }
         };
-        let mut kind = if through_index { PlanKind::Index } else { PlanKind::Exact };
+        let mut kind = if through == Through::Nothing { PlanKind::Exact } else { PlanKind::Index };
         let mut rows = Vec::new();
-        if through_index {
-            let before = send_through_index(&transaction, query).await?;
-            rows = self.compare(&transaction, query, Through::Index).await?;
-            let given = given_by_index(&transaction, query).await? - before;
+        if kind == PlanKind::Index {
+            let before = send_through_index(&transaction, query, &through).await?;
+            rows = self.compare(&transaction, query, &through).await?;
+            let after = given_by_index(&transaction, query, &through).await?;
+            let given = after.zip(before).map(|(after, before)| after - before);
             let few = found(&rows).count() < query.k;
-            if given == 0 && !few {
+            if given == Some(0) && !few {
                 // It was dropped meanwhile: PostgreSQL had to compare all of them.
                 kind = PlanKind::Exact;
-            } else if few || given > trusted(index.candidates(query.k)) {
+            } else if few || given.is_some_and(|given| given > trusted(index.candidates(query.k))) {
                 // A scan that gives up hands out what is left of its candidates, which need not be near.
                 kind = PlanKind::IndexThenExact;
                 transaction.query_typed(NOT_THROUGH_INDEX, &[]).await?;
             }
         }
         if kind != PlanKind::Index {
-            rows = self.compare(&transaction, query, Through::Nothing).await?;
+            rows = self.compare(&transaction, query, &Through::Nothing).await?;
         }
         transaction.commit().await?;
         Ok((rows, SearchPlan { kind, candidates, index }))
@@ -195,7 +213,7 @@ impl Store {
         &self,
         transaction: &Transaction<'_>,
         query: &PassageQuery<'_>,
-        through: Through,
+        through: &Through,
     ) -> Result<Vec<Row>, StoreError> {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let mut parameters = Parameters::default();
@@ -203,7 +221,7 @@ impl Store {
         let limit = parameters.add(count(query.k), Type::INT8);
         let index = &query.collection.index;
         let (order, candidates) = match through {
-            Through::Index => {
+            Through::Index | Through::Shards(_) => {
                 (index.order(query.collection.space.dimension, &vector), index.spec.kind.candidates(query.k))
             }
             Through::Nothing => (exact_order(&vector), query.k),
@@ -213,6 +231,12 @@ impl Store {
         let collection = parameters.add(query.collection.id, Type::UUID);
         let space = parameters.add(query.collection.space.id.clone(), Type::TEXT);
         let condition = place(query, query.filter, &mut parameters);
+        let nearest = match through {
+            Through::Shards(shards) => nearest_of_each(shards, &condition, &order, &candidates, &space),
+            Through::Index | Through::Nothing => {
+                format!("SELECT p.* FROM tenant_passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}")
+            }
+        };
         // Whether the space is whole is read in the same snapshot as its passages.
         let statement = format!(
             "SELECT held.*, near.*, d.external_id, d.title, d.source, d.format FROM (
@@ -222,7 +246,7 @@ impl Store {
              ) held LEFT JOIN (
                  SELECT c.id, c.document_id, c.ordinal, c.heading, c.content, c.metadata,
                         (1 - (c.embedding <=> {vector}))::real AS similarity
-                 FROM (SELECT p.* FROM tenant_passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}) c
+                 FROM ({nearest}) c
                  ORDER BY c.embedding <=> {vector} LIMIT {limit}
              ) near ON true LEFT JOIN documents d ON d.id = near.document_id
              ORDER BY near.similarity DESC, near.id"
@@ -235,21 +259,30 @@ impl Store {
 async fn send_through_index(
     transaction: &Transaction<'_>,
     query: &PassageQuery<'_>,
-) -> Result<i64, StoreError> {
+    through: &Through,
+) -> Result<Option<i64>, StoreError> {
     let spec = query.collection.index.spec;
     let wanted = spec.kind.candidates(query.k).max(spec.ef_search as usize).min(MAX_EF_SEARCH);
     let (ef_search, max_scan) = (wanted.to_string(), MAX_SCAN_TUPLES.to_string());
     let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT)];
     transaction.query_typed(THROUGH_INDEX, &parameters).await?;
-    given_by_index(transaction, query).await
+    given_by_index(transaction, query, through).await
 }
 
-/// Vectors that scans of the index have given this connection. Transactions before may be counted
-/// too: only the difference within one means something.
-async fn given_by_index(transaction: &Transaction<'_>, query: &PassageQuery<'_>) -> Result<i64, StoreError> {
+/// Vectors that scans of the index have given this connection, those of all shards together; absent
+/// where that is not known. Transactions before may be counted too: only the difference within one means something.
+async fn given_by_index(
+    transaction: &Transaction<'_>,
+    query: &PassageQuery<'_>,
+    through: &Through,
+) -> Result<Option<i64>, StoreError> {
+    if let Through::Shards(shards) = through {
+        let Some(statement) = given_by_shards(shards) else { return Ok(None) };
+        return Ok(transaction.query_typed_one(&statement, &[]).await?.get(0));
+    }
     let index = [(&query.collection.index.name as _, Type::TEXT)];
-    let statement = "SELECT pg_stat_get_xact_tuples_returned(to_regclass($1))";
-    Ok(transaction.query_typed_one(statement, &index).await?.get::<_, Option<i64>>(0).unwrap_or(0))
+    let statement = "SELECT coalesce(pg_stat_get_xact_tuples_returned(to_regclass($1)), 0)";
+    Ok(transaction.query_typed_one(statement, &index).await?.get(0))
 }
 
 /// The rows that are passages: where there is none, one row tells whether the space is held.

@@ -9,7 +9,7 @@ use futures_util::future::try_join;
 use serde_json::Value;
 use tokio_postgres::{Transaction, types::Type};
 
-use super::{Filter, IndexKind, PassageQuery, StoreError, filter::Parameters};
+use super::{Filter, IndexKind, PassageQuery, StoreError, filter::Parameters, shards::SHARDS};
 
 /// Passages that are compared one by one rather than through an index, at most.
 pub(super) const EXACT_UP_TO: i64 = 5000;
@@ -59,11 +59,13 @@ pub enum Candidates {
 }
 
 /// What is known before a search.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Probe {
     pub candidates: Candidates,
-    /// Vectors in the index; absent when it is not there or not whole.
+    /// Vectors in the index, at most; absent when it is not there or not whole.
     pub index_rows: Option<f64>,
+    /// Tables that have it instead.
+    pub shards: Vec<String>,
 }
 
 impl Probe {
@@ -107,7 +109,7 @@ pub(super) async fn probe(
     // Sent together: one round trip.
     let (counted, estimate) =
         try_join(count(transaction, query, indexed), estimate(transaction, query, in_statistics)).await?;
-    let Counted { passed, read, limit, index_rows } = counted;
+    let Counted { passed, read, limit, index_rows, shards } = counted;
     let candidates = if read < limit {
         Candidates::Counted(passed)
     } else if indexed {
@@ -115,7 +117,7 @@ pub(super) async fn probe(
     } else {
         Candidates::Estimated(estimate.max(read as f64) * passed as f64 / read as f64)
     };
-    Ok(Probe { candidates, index_rows })
+    Ok(Probe { candidates, index_rows, shards })
 }
 
 struct Counted {
@@ -123,6 +125,7 @@ struct Counted {
     read: i64,
     limit: i64,
     index_rows: Option<f64>,
+    shards: Vec<String>,
 }
 
 /// Counts passages that pass, up to a limit. Where no index answers the filter, it is the
@@ -145,11 +148,19 @@ async fn count(
     let statement = format!(
         "SELECT count(*) FILTER (WHERE passes) AS passed, count(*) AS read,
                 (SELECT greatest(c.reltuples, 0)::float8 FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
-                 WHERE c.oid = to_regclass({index}) AND i.indisvalid) AS index_rows
+                 WHERE c.oid = to_regclass({index}) AND i.indisvalid) AS index_rows,
+                (SELECT greatest(reltuples, 0)::float8 FROM pg_class WHERE oid = 'passages'::regclass) AS stored,
+                ({SHARDS}) AS shards
          FROM (SELECT {passes} AS passes FROM tenant_passages p WHERE {condition} LIMIT {limited}) few"
     );
     let row = transaction.query_typed_one(&statement, &parameters.as_slice()).await?;
-    Ok(Counted { passed: row.get("passed"), read: row.get("read"), limit, index_rows: row.get("index_rows") })
+    // What a collection has of its own is not spread.
+    let shards = match query.collection.index.own {
+        true => Vec::new(),
+        false => row.get::<_, Option<Vec<String>>>("shards").unwrap_or_default(),
+    };
+    let index_rows = if shards.is_empty() { row.get("index_rows") } else { Some(row.get("stored")) };
+    Ok(Counted { passed: row.get("passed"), read: row.get("read"), limit, index_rows, shards })
 }
 
 /// PostgreSQL's own estimate.
@@ -172,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_index_is_asked_where_it_can_be_expected_to_give_enough() {
-        let probe = |candidates, index_rows| Probe { candidates, index_rows };
+        let probe = |candidates, index_rows| Probe { candidates, index_rows, shards: Vec::new() };
         let large = Candidates::Estimated(1e6);
         assert!(probe(large, Some(1e6)).prefers_index(1000));
         assert!(!probe(large, None).prefers_index(10), "it is not there");

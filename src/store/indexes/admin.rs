@@ -332,7 +332,7 @@ impl Definition<'_> {
 }
 
 /// A statement that PostgreSQL puts together.
-async fn formatted(
+pub(in crate::store) async fn formatted(
     client: &Client,
     template: &str,
     parameters: &[crate::store::Parameter<'_>],

@@ -8,7 +8,7 @@ mod admin;
 mod status;
 
 pub use admin::{BuildProgress, BuildResources, IndexAdmin};
-pub(super) use admin::{Driver, open};
+pub(super) use admin::{Driver, formatted, open};
 pub use status::{BuildStatus, BuiltIndex};
 
 use tokio_postgres::Row;
@@ -94,7 +94,7 @@ impl IndexKind {
     }
 
     /// What is indexed of `column`, letter for letter as in the index's definition.
-    fn expression(self, column: &str, dimension: usize) -> String {
+    pub(super) fn expression(self, column: &str, dimension: usize) -> String {
         match self {
             IndexKind::Hnsw => format!("{column}::vector({dimension})"),
             IndexKind::Halfvec => format!("{column}::halfvec({dimension})"),
@@ -114,7 +114,7 @@ impl IndexKind {
         }
     }
 
-    fn operator_class(self) -> &'static str {
+    pub(super) fn operator_class(self) -> &'static str {
         match self {
             IndexKind::Hnsw | IndexKind::Exact => "vector_cosine_ops",
             IndexKind::Halfvec => "halfvec_cosine_ops",

@@ -60,8 +60,15 @@ impl Store {
         &self,
         query: LexicalQuery<'_>,
     ) -> Result<Option<LexicalMatches>, StoreError> {
+        match self.on_replica(async |replica| replica.matches_here(&query).await).await {
+            Some(matches) => matches,
+            None => self.matches_here(&query).await,
+        }
+    }
+
+    async fn matches_here(&self, query: &LexicalQuery<'_>) -> Result<Option<LexicalMatches>, StoreError> {
         let mut connection = self.cancellable().await?;
-        let matches = self.matches_in(&mut connection, &query).await;
+        let matches = self.matches_in(&mut connection, query).await;
         connection.keep();
         matches
     }
@@ -79,6 +86,7 @@ impl Store {
             .start()
             .await?;
         see_tenant(&transaction, query.tenant)?;
+        self.check_current(&transaction, query.collection).await?;
         let Some((index, weights)) = weights(&transaction, query).await? else { return Ok(None) };
         let mut matches = LexicalMatches {
             passages: Vec::new(),
