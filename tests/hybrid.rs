@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ragway::{
     config::EmbeddingSpace,
-    store::{NewDocument, NewPassage, PassageSet, SpaceAdded, TenantId},
+    store::{ExpectedVersion, NewDocument, NewPassage, PassageSet, SpaceAdded, TenantId},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -228,19 +228,22 @@ async fn changes_are_folded_into_the_counts_when_they_are_many() {
     let document = NewDocument {
         external_id: None,
         content_hash: vec![1],
+        file_hash: None,
         title: Some("Piers".into()),
         source: None,
         format: "text/plain",
         content: "Piers.".into(),
         image: None,
         metadata: json!({}),
+        expected: ExpectedVersion::Anything,
     };
     let passages = (0..510).map(|n| NewPassage {
         heading: None,
         content: format!("The pier of island {n} is long."),
         vector: vec![1.0; 384],
+        embedded_hash: None,
     });
-    let set = PassageSet { space: collection.space.clone(), passages: passages.collect() };
+    let set = PassageSet { space: collection.space.clone(), passages: passages.collect(), embedded: 510 };
     store.save_document(tenant, &collection, &document, &[set], None).await.unwrap();
     let kept = assert_counts(&app).await;
     let client = client(&app).await;
@@ -262,8 +265,12 @@ async fn a_second_space_is_counted_by_itself() {
     assert_eq!(store.add_space(tenant, &collection, &third).await.unwrap(), SpaceAdded::Filling);
     let missing = store.documents_without(tenant, &collection, &third, uuid::Uuid::nil(), 10).await.unwrap();
     let text = store.stored_text(tenant, missing[0]).await.unwrap().unwrap();
-    let passage =
-        |content: &str| NewPassage { heading: None, content: content.into(), vector: vec![1.0, 0.0, 0.0] };
+    let passage = |content: &str| NewPassage {
+        heading: None,
+        content: content.into(),
+        vector: vec![1.0, 0.0, 0.0],
+        embedded_hash: None,
+    };
     let passages = [passage("The pier"), passage("of Nordby.")];
     assert!(store.add_passages(tenant, &collection, &third, &text, &passages).await.unwrap());
     let kept = assert_counts(&app).await;

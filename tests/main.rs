@@ -27,6 +27,7 @@ mod errors;
 mod evaluate;
 mod feedback;
 mod formats;
+mod freshness;
 mod http;
 mod hybrid;
 mod images;

@@ -14,7 +14,8 @@ use ragway::{
     config::{EmbeddingSpace, JobSettings},
     models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
     store::{
-        NewDocument, PassageQuery, PassageSet, SearchEffort, SpaceAdded, SpaceSwitch, StoreError, TenantId,
+        ExpectedVersion, NewDocument, PassageQuery, PassageSet, SearchEffort, SpaceAdded, SpaceSwitch,
+        StoreError, TenantId,
     },
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -557,14 +558,16 @@ async fn an_old_look_at_the_spaces_is_refused_by_the_store() {
     let document = NewDocument {
         external_id: None,
         content_hash: vec![1],
+        file_hash: None,
         title: None,
         source: None,
         format: "text/plain",
         content: "New.".into(),
         image: None,
         metadata: json!({}),
+        expected: ExpectedVersion::Anything,
     };
-    let set = |space: &EmbeddingSpace| PassageSet { space: space.clone(), passages: Vec::new() };
+    let set = |space: &EmbeddingSpace| PassageSet { space: space.clone(), passages: Vec::new(), embedded: 0 };
     let sets = [set(&before.space)];
     assert_eq!(db.add_space(TENANT, &before, &turned.space).await.unwrap(), SpaceAdded::Filling);
     let saved = db.save_document(TENANT, &before, &document, &sets, None).await;

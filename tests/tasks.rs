@@ -112,6 +112,13 @@ async fn task(app: &TestApp, location: &str) -> Value {
     good(app.get(location).send().await.unwrap()).await
 }
 
+/// Until so many items of the task are done, and not one more.
+async fn done(app: &TestApp, location: &str, count: u64) {
+    let done = async || task(app, location).await["progress"]["done"].as_u64().unwrap();
+    eventually("the items are done", async || done().await >= count).await;
+    assert_eq!(done().await, count);
+}
+
 async fn ended(app: &TestApp, location: &str) -> Value {
     eventually("the task ends", async || task(app, location).await["status"] != "processing").await;
     task(app, location).await
@@ -250,6 +257,7 @@ async fn a_cancelled_task_stores_nothing_more_and_tells_what_it_stored() {
     let _worker = worker(&app);
     let location = accepted(&app, "/api/v1/documents/async", &documents(5)).await;
     model.reached().await;
+    done(&app, &location, 2).await;
     assert_eq!(task(&app, &location).await["progress"], json!({"done": 2, "total": 5}));
     assert_eq!(good(app.delete(&location).send().await.unwrap()).await["status"], "cancelled");
     // The worker, in the midst of the third document, may go on now, and must not get far.
@@ -271,8 +279,7 @@ async fn a_worker_killed_in_the_midst_loses_nothing_and_repeats_nothing() {
     let location = accepted(&app, "/api/v1/documents/async", &documents(6)).await;
     for allowed in [2, 4] {
         let killed = worker(&app);
-        model.reached().await;
-        assert_eq!(task(&app, &location).await["progress"]["done"], allowed);
+        done(&app, &location, allowed).await;
         crash(killed).await;
         execute(&app.admin_url, "UPDATE jobs SET due_at = now()").await;
         model.allowed.add_permits(2);
@@ -381,7 +388,7 @@ async fn a_task_that_fails_tells_what_it_had_stored() {
     let mut body = documents(4);
     body["collection"] = json!("rooms");
     let location = accepted(&app, "/api/v1/documents/async", &body).await;
-    model.reached().await;
+    done(&app, &location, 2).await;
     app.delete("/api/v1/collections/rooms").send().await.unwrap();
     model.open();
     let failed = ended(&app, &location).await;

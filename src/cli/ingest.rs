@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use futures_util::{StreamExt, stream};
 use ragway::{
     app::Parts,
     config::Config,
@@ -16,6 +17,9 @@ use ragway::{
     },
     store::SaveOutcome,
 };
+
+/// Files that are read, embedded and stored at once, so that the model always has work.
+const AT_ONCE: usize = 4;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -55,9 +59,15 @@ async fn ingest(
     mut summary: Summary,
 ) -> Result<ExitCode> {
     let bar = super::bar(files.len());
-    for path in files {
+    let mut ingested = stream::iter(files)
+        .map(async |path| {
+            let ingested = ingest_file(parts, collection, &path).await;
+            (path, ingested)
+        })
+        .buffered(AT_ONCE);
+    while let Some((path, ingested)) = ingested.next().await {
         bar.set_message(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        match ingest_file(parts, collection, &path).await {
+        match ingested {
             Ok(ingested) => summary.add(&ingested),
             Err(error) => {
                 bar.suspend(|| eprintln!("{}: {error:#}", path.display()));

@@ -106,6 +106,7 @@ impl Default for CorsSettings {
             headers: [
                 "authorization",
                 "content-type",
+                "if-match",
                 "x-request-id",
                 "mcp-protocol-version",
                 "mcp-method",

@@ -1,8 +1,7 @@
 //! `/documents`: handed in, listed, read, deleted.
 
-use actix_multipart::Multipart;
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse, delete, get,
+    HttpRequest, HttpResponse, delete, get,
     http::{StatusCode, header},
     post, web,
 };
@@ -19,6 +18,7 @@ use super::{
     images,
     tasks::{TaskAccepted, accepted},
     upload,
+    versions::{self, IfMatch},
 };
 use crate::{
     models::ModelError,
@@ -27,7 +27,7 @@ use crate::{
         ingest::{Ingested, SourceFile},
         jobs::DocumentOutcome,
     },
-    store::{Document, DocumentSummary, SaveOutcome},
+    store::{Document, DocumentSummary, ExpectedVersion, SaveOutcome},
 };
 
 /// Documents of one request at most.
@@ -119,6 +119,12 @@ pub struct StoredDocument {
     /// Passages it was cut into.
     #[schema(example = 3)]
     passages: i64,
+    /// Those of them that were embedded now; the others were in the version before.
+    #[schema(example = 3)]
+    embedded: i64,
+    /// 1, and one more with each change.
+    #[schema(example = 1)]
+    version: i64,
 }
 
 /// A document that was not stored.
@@ -147,6 +153,9 @@ pub struct DocumentBody {
     /// Length of the extracted text, or of the image.
     bytes: i64,
     passages: i64,
+    /// 1, and one more with each change.
+    #[schema(example = 1)]
+    version: i64,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
@@ -184,6 +193,7 @@ impl From<DocumentSummary> for DocumentBody {
             metadata: summary.metadata,
             bytes: summary.bytes,
             passages: summary.passages,
+            version: summary.version,
             created_at: summary.created_at,
             updated_at: summary.updated_at,
         }
@@ -207,6 +217,8 @@ impl From<Ingested> for StoredDocument {
                 SaveOutcome::Unchanged => "unchanged",
             },
             passages: ingested.saved.passages,
+            embedded: ingested.saved.embedded,
+            version: ingested.saved.version,
         }
     }
 }
@@ -250,6 +262,7 @@ impl TryFrom<NewDocument> for SourceFile {
             source: document.source,
             external_id: document.external_id,
             metadata: document.metadata,
+            expected: ExpectedVersion::Anything,
         })
     }
 }
@@ -285,8 +298,10 @@ fn fifty() -> i64 {
 /// Store documents
 ///
 /// One or several as JSON, or files as a multipart form. Content that is stored already is recognised by its
-/// hash and not embedded again. Each document is stored whole or not at all.
-#[utoipa::path(tag = "documents", params(Target),
+/// hash and not embedded again. A document of the same `external_id`, or without one of the same file, is replaced;
+/// only passages that it did not have are embedded. Each document is stored whole or not at all: whoever searches
+/// meanwhile finds the old version or the new one.
+#[utoipa::path(tag = "documents", params(Target, IfMatch),
     request_body(content((NewDocuments = "application/json"), (UploadForm = "multipart/form-data"))),
     responses(
     (status = 201, description = "All stored, at least one of them new", body = DocumentsStored),
@@ -295,6 +310,7 @@ fn fifty() -> i64 {
     (status = 400, description = "Malformed JSON or form, NUL characters, bad metadata", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 412, description = "The document is not the version that `If-Match` names", body = Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not a format that ragway reads", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The content cannot be read (empty, binary, a PDF without text, a password, a broken image), or the collection's model reads no images", body = Problem, content_type = "application/problem+json"),
@@ -309,8 +325,15 @@ pub async fn store(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let files = read_files(&gateway, &request, payload).await?;
+    let expected = versions::expected(request.headers())?;
+    let mut files = read_files(&gateway, &request, payload).await?;
     let many = files.len() > 1;
+    if expected != ExpectedVersion::Anything {
+        let [SourceFile { external_id: Some(_), expected: of_file, .. }] = files.as_mut_slice() else {
+            return Err(ApiError::invalid("If-Match: needs one document, with an external_id"));
+        };
+        *of_file = expected;
+    }
     let mut stored = DocumentsStored { documents: Vec::new(), failed: Vec::new() };
     for (index, file) in files.into_iter().enumerate() {
         let name = file.name.clone().or_else(|| file.title.clone());
@@ -324,7 +347,11 @@ pub async fn store(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(HttpResponse::build(status_of(&stored)).json(stored))
+    let mut response = HttpResponse::build(status_of(&stored));
+    if let ([StoredDocument { id, version, .. }], false) = (stored.documents.as_slice(), many) {
+        response.insert_header((header::ETAG, versions::etag(*id, *version)));
+    }
+    Ok(response.json(stored))
 }
 
 /// List documents
@@ -385,7 +412,7 @@ pub async fn store_async(
 ///
 /// With its extracted text.
 #[utoipa::path(tag = "documents", params(("id", description = "The document")), responses(
-    (status = 200, description = "The document", body = WholeDocument),
+    (status = 200, description = "The document; `ETag` is its version", body = WholeDocument),
     (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such document", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
@@ -395,17 +422,20 @@ pub async fn show(
     caller: Caller,
     gateway: web::Data<Gateway>,
     id: web::Path<Uuid>,
-) -> Result<web::Json<WholeDocument>, ApiError> {
-    Ok(web::Json(gateway.rag.document(caller.tenant, *id).await?.into()))
+) -> Result<HttpResponse, ApiError> {
+    let document = gateway.rag.document(caller.tenant, *id).await?;
+    let etag = versions::etag(*id, document.summary.version);
+    Ok(HttpResponse::Ok().insert_header((header::ETAG, etag)).json(WholeDocument::from(document)))
 }
 
 /// Delete a document
 ///
 /// With its passages: it answers no question from then on.
-#[utoipa::path(tag = "documents", params(("id", description = "The document")), responses(
+#[utoipa::path(tag = "documents", params(("id", description = "The document"), IfMatch), responses(
     (status = 204, description = "Deleted"),
     (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such document", body = Problem, content_type = "application/problem+json"),
+    (status = 412, description = "The document is not the version that `If-Match` names", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
 #[delete("/api/v1/documents/{id}")]
@@ -413,8 +443,10 @@ pub async fn remove(
     caller: Caller,
     gateway: web::Data<Gateway>,
     id: web::Path<Uuid>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    gateway.rag.delete_document(caller.tenant, *id).await?;
+    let expected = versions::expected(request.headers())?;
+    gateway.rag.delete_document(caller.tenant, *id, &expected).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -427,7 +459,7 @@ async fn read_files(
     let mut payload = payload.into_inner();
     let content_type = header_text(request, header::CONTENT_TYPE).to_ascii_lowercase();
     let files = if content_type.starts_with("multipart/form-data") {
-        let form = Multipart::from_request(request, &mut payload).await.map_err(upload::unreadable)?;
+        let form = upload::form(request, &mut payload, limit).await?;
         upload::read(form, limit).await?
     } else if content_type.starts_with("application/json") {
         let body = body_bytes(request, &mut payload, limit).await?;

@@ -289,6 +289,9 @@ impl From<StoreError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "unknown_collection", detail)
             }
             StoreError::CollectionExists(_) => Self::new(StatusCode::CONFLICT, "collection_exists", detail),
+            StoreError::VersionChanged(_) => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "version_changed", detail)
+            }
             StoreError::Unavailable(_) | StoreError::PoolExhausted => {
                 tracing::error!(error = detail, "the database is unavailable");
                 let detail = "the database cannot be reached at the moment; try again shortly";

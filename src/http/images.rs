@@ -1,7 +1,6 @@
 //! Pictures in requests and responses: base64, data URIs, form parts; the stored ones.
 
-use actix_multipart::Multipart;
-use actix_web::{FromRequest, HttpRequest, HttpResponse, get, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, get, http::header, web};
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -70,7 +69,7 @@ pub async fn read(
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or("none").to_ascii_lowercase();
     if content_type.starts_with("multipart/form-data") {
-        let form = Multipart::from_request(request, &mut payload).await.map_err(upload::unreadable)?;
+        let form = upload::form(request, &mut payload, limit).await?;
         return Ok(EmbedInput::Images(upload::read_images(form, limit).await?));
     }
     if !content_type.starts_with("application/json") {

@@ -42,6 +42,7 @@ mod sse;
 mod tasks;
 mod upload;
 mod usage;
+mod versions;
 
 use std::{
     net::TcpListener,
@@ -130,7 +131,7 @@ fn cors(settings: &CorsSettings) -> Cors {
     let mut cors = Cors::default()
         .allowed_methods(settings.methods.iter().map(String::as_str))
         .allowed_headers(settings.headers.iter().map(String::as_str))
-        .expose_headers(["x-request-id", "retry-after"])
+        .expose_headers(["x-request-id", "retry-after", "etag"])
         .max_age(3600);
     for origin in &settings.origins {
         cors =

@@ -1,10 +1,20 @@
 //! Multipart forms, read within the limit of a body.
 
 use actix_multipart::{Field, Multipart};
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header};
 use futures_util::TryStreamExt;
 
 use super::error::ApiError;
 use crate::{models::EncodedImage, rag::ingest::SourceFile};
+
+/// A request's form. One that says that it is too long is refused before any of it is read.
+pub async fn form(request: &HttpRequest, payload: &mut Payload, limit: usize) -> Result<Multipart, ApiError> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    match length.and_then(|length| length.parse::<usize>().ok()) {
+        Some(length) if length > limit => Err(ApiError::too_large(limit)),
+        _ => Multipart::from_request(request, payload).await.map_err(unreadable),
+    }
+}
 
 /// Reads the files of a form; its text fields describe every file.
 pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, ApiError> {
@@ -84,6 +94,6 @@ async fn read_bytes(mut field: Field, left: &mut usize, limit: usize) -> Result<
 }
 
 /// 400 for a form that is none.
-pub fn unreadable(error: impl std::fmt::Display) -> ApiError {
+fn unreadable(error: impl std::fmt::Display) -> ApiError {
     ApiError::invalid(format!("multipart form: {error}"))
 }

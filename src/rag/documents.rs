@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Rag, RagError};
-use crate::store::{Document, DocumentPage, TenantId};
+use crate::store::{Document, DocumentPage, ExpectedVersion, TenantId};
 
 impl Rag {
     /// A page of a collection's documents.
@@ -23,9 +23,14 @@ impl Rag {
         self.store.document(tenant, id).await?.ok_or(RagError::UnknownDocument(id))
     }
 
-    /// Deletes a document with its passages.
-    pub async fn delete_document(&self, tenant: TenantId, id: Uuid) -> Result<(), RagError> {
-        if self.store.delete_document(tenant, id).await? {
+    /// Deletes a document with its passages, if it is the version that is expected.
+    pub async fn delete_document(
+        &self,
+        tenant: TenantId,
+        id: Uuid,
+        expected: &ExpectedVersion,
+    ) -> Result<(), RagError> {
+        if self.store.delete_document(tenant, id, expected).await? {
             Ok(())
         } else {
             Err(RagError::UnknownDocument(id))

@@ -251,6 +251,7 @@ impl RagError {
             RagError::Store(error) => match error {
                 StoreError::UnknownCollection(_)
                 | StoreError::CollectionExists(_)
+                | StoreError::VersionChanged(_)
                 | StoreError::SpacesChanged(_)
                 | StoreError::TooManyJobs(_)
                 | StoreError::PoolExhausted

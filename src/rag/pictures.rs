@@ -26,7 +26,7 @@ impl Rag {
             return Err(self.reads_no_images(embedder));
         }
         let vector = image_vector(embedder, image.clone(), Lane::Bulk).await?;
-        Ok(NewPassage { heading: None, content: caption.to_owned(), vector })
+        Ok(NewPassage { heading: None, content: caption.to_owned(), vector, embedded_hash: None })
     }
 
     /// The picture that a document is.
@@ -71,14 +71,17 @@ pub(super) fn picture(file: SourceFile) -> Result<NewDocument, RagError> {
     let format = media_type(&file.bytes).map_err(|error| RagError::BadImage(error.to_string()))?;
     let title = file.title.or_else(|| file.name.clone());
     let caption = title.clone().or_else(|| file.external_id.clone()).unwrap_or_else(|| "image".into());
+    let hash = Sha256::digest(&file.bytes).to_vec();
     Ok(NewDocument {
         external_id: file.external_id,
-        content_hash: Sha256::digest(&file.bytes).to_vec(),
+        content_hash: hash.clone(),
+        file_hash: Some(hash),
         title,
         source: file.source.or(file.name),
         format,
         content: caption,
         image: Some(file.bytes.into()),
         metadata: or_empty(file.metadata),
+        expected: file.expected,
     })
 }

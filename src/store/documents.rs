@@ -12,7 +12,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    Collection, FromRow, JobStep, Lease, Store, StoreError, TenantId,
+    Collection, FromRow, JobStep, Lease, Parameter, Store, StoreError, TenantId,
     leases::record_step,
     lexical::{TermSource, announce_terms, insert_missing_terms, insert_terms},
     reembedding::{Lock, lock, spaces},
@@ -26,6 +26,9 @@ pub struct NewDocument {
     pub external_id: Option<String>,
     /// SHA-256 of the content.
     pub content_hash: Vec<u8>,
+    /// SHA-256 of the file that it was read from. Without an external id, another content of the
+    /// same file replaces the document.
+    pub file_hash: Option<Vec<u8>>,
     pub title: Option<String>,
     pub source: Option<String>,
     pub format: &'static str,
@@ -33,6 +36,38 @@ pub struct NewDocument {
     /// The file, where the document is a picture; its content is then the caption.
     pub image: Option<Bytes>,
     pub metadata: Value,
+    /// What must be there already for it to be stored.
+    pub expected: ExpectedVersion,
+}
+
+/// A document as it was after one of its changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocumentVersion {
+    pub id: Uuid,
+    /// 1, and one more with each change.
+    pub version: i64,
+}
+
+/// What a writer believes to be stored; it must not overwrite what it has not seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    /// Whatever is there, or nothing.
+    #[default]
+    Anything,
+    /// The document, in any version.
+    Existing,
+    OneOf(Vec<DocumentVersion>),
+}
+
+impl ExpectedVersion {
+    fn check(&self, stored: Option<DocumentVersion>) -> Result<(), StoreError> {
+        let met = match self {
+            ExpectedVersion::Anything => true,
+            ExpectedVersion::Existing => stored.is_some(),
+            ExpectedVersion::OneOf(versions) => stored.is_some_and(|stored| versions.contains(&stored)),
+        };
+        if met { Ok(()) } else { Err(StoreError::VersionChanged(stored.map(|stored| stored.version))) }
+    }
 }
 
 /// A passage of a [`NewDocument`], in reading order.
@@ -42,6 +77,32 @@ pub struct NewPassage {
     pub content: String,
     /// A vector of its set's space.
     pub vector: Vec<f32>,
+    /// SHA-256 of the text that the vector is of; none where it is of no text, or of one not known.
+    pub embedded_hash: Option<[u8; 32]>,
+}
+
+/// A passage that is stored, with what it was embedded from.
+#[derive(Debug, Clone)]
+pub struct EarlierPassage {
+    /// Of the document.
+    pub title: Option<String>,
+    pub heading: Option<String>,
+    pub content: String,
+    pub vector: Vec<f32>,
+    /// See [`NewPassage::embedded_hash`].
+    pub embedded_hash: Option<Vec<u8>>,
+}
+
+impl FromRow for EarlierPassage {
+    fn from_row(row: &Row) -> Self {
+        Self {
+            title: row.get("title"),
+            heading: row.get("heading"),
+            content: row.get("content"),
+            vector: row.get("vector"),
+            embedded_hash: row.get("embedded_hash"),
+        }
+    }
 }
 
 /// A document cut and embedded for one space.
@@ -49,6 +110,8 @@ pub struct NewPassage {
 pub struct PassageSet {
     pub space: EmbeddingSpace,
     pub passages: Vec<NewPassage>,
+    /// How many of them were embedded for it; the vectors of the others were there.
+    pub embedded: i64,
 }
 
 /// What storing did.
@@ -67,6 +130,10 @@ pub struct Saved {
     pub id: Uuid,
     pub outcome: SaveOutcome,
     pub passages: i64,
+    /// See [`PassageSet::embedded`].
+    pub embedded: i64,
+    /// See [`DocumentVersion::version`].
+    pub version: i64,
 }
 
 /// The step of a job that storing one document is; recorded in the transaction that stores it.
@@ -91,6 +158,8 @@ pub struct DocumentSummary {
     pub metadata: Value,
     pub bytes: i64,
     pub passages: i64,
+    /// See [`DocumentVersion::version`].
+    pub version: i64,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
 }
@@ -143,45 +212,71 @@ impl FromRow for DocumentSummary {
             metadata: row.get("metadata"),
             bytes: row.get("bytes"),
             passages: row.get("passages"),
+            version: row.get("version"),
             created_at: row.get("created_at"),
             updated_at: row.get("updated_at"),
         }
     }
 }
 
+/// Passages written by one statement, which must end before it times out.
+const INSERT_BATCH: usize = 256;
+
 const SUMMARY: &str = "
     SELECT d.id, d.external_id, d.title, d.source, d.format, d.metadata,
            coalesce(octet_length(d.image), octet_length(d.content))::bigint AS bytes,
-           d.created_at, d.updated_at, c.name AS collection, d.content_hash,
+           d.created_at, d.updated_at, c.name AS collection, d.version,
            (SELECT count(*) FROM passages p WHERE p.document_id = d.id AND p.space_id = c.space_id) AS passages";
 
 impl Store {
-    /// The document of this content, if it is stored.
-    ///
-    /// Title, source and metadata that changed are written, so that handing the
-    /// same content in again costs no embedding. `step` is recorded when it is stored.
-    pub async fn refresh_document(
+    /// Whether a document of this content is stored, so that nothing needs to be embedded.
+    pub async fn holds_content(
         &self,
         tenant: TenantId,
         collection: &Collection,
         document: &NewDocument,
-        step: Option<&DocumentStep<'_>>,
-    ) -> Result<Option<Saved>, StoreError> {
-        let mut connection = self.tenant(tenant).await?;
-        let transaction = connection.transaction().await?;
-        let refreshed = refresh(&transaction, tenant, collection, document).await?;
-        match &refreshed {
-            Some(saved) => commit(transaction, document, saved, step).await?,
-            None => transaction.rollback().await?,
-        }
-        Ok(refreshed)
+    ) -> Result<bool, StoreError> {
+        let connection = self.tenant(tenant).await?;
+        let statement = format!("SELECT EXISTS (SELECT FROM documents d WHERE {SAME_CONTENT})");
+        let row =
+            connection.query_typed_one(&statement, &same_content(&tenant.0, collection, document)).await?;
+        Ok(row.get(0))
+    }
+
+    /// Passages in a space of the document that this one replaces; none where it replaces none.
+    pub async fn earlier_passages(
+        &self,
+        tenant: TenantId,
+        collection: &Collection,
+        document: &NewDocument,
+        space: &EmbeddingSpace,
+    ) -> Result<Vec<EarlierPassage>, StoreError> {
+        let (replaced, identity) = replaced(document);
+        let statement = format!(
+            "SELECT d.title, p.heading, p.content, p.embedding::real[] AS vector, p.embedded_hash
+             FROM documents d JOIN passages p ON p.document_id = d.id AND p.space_id = $4
+             WHERE d.tenant_id = $1 AND d.collection_id = $2 AND {replaced}"
+        );
+        let rows = self
+            .tenant(tenant)
+            .await?
+            .query_typed(
+                &statement,
+                &[(&tenant.0, Type::UUID), (&collection.id, Type::UUID), identity, (&space.id, Type::TEXT)],
+            )
+            .await?;
+        Ok(rows.iter().map(EarlierPassage::from_row).collect())
     }
 
     /// Stores a document with its passages, or finds it stored already; records `step`. All or nothing.
     ///
+    /// Title, source and metadata of one that is stored are written where they changed, and its
+    /// passages left alone. Two that store the same document do so one after the other.
+    ///
     /// There is one set a space; that of the live one must be among them. Fails with
     /// [`StoreError::SpacesChanged`] when the collection now holds a space that
-    /// `collection` does not name, or searches another than it says.
+    /// `collection` does not name, searches another than it says, or `sets` lacks the live one; with
+    /// [`StoreError::VersionChanged`] when what is stored is not what `document` expects.
     pub async fn save_document(
         &self,
         tenant: TenantId,
@@ -192,18 +287,14 @@ impl Store {
     ) -> Result<Saved, StoreError> {
         let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
-        // One writer for a content: the second of two equal requests waits and finds it.
-        transaction
-            .query_typed(
-                "SELECT pg_advisory_xact_lock(hashtextextended($1::text || encode($2, 'hex'), 0))",
-                &[(&collection.id.to_string(), Type::TEXT), (&document.content_hash, Type::BYTEA)],
-            )
-            .await?;
+        lock_identity(&transaction, collection, document).await?;
+        lock(&transaction, tenant, collection, Lock::Write).await?;
+        let replaced = find_replaced(&transaction, tenant, collection, document).await?;
+        document.expected.check(replaced)?;
         if let Some(saved) = refresh(&transaction, tenant, collection, document).await? {
             commit(transaction, document, &saved, step).await?;
             return Ok(saved);
         }
-        lock(&transaction, tenant, collection, Lock::Write).await?;
         let held = spaces(&transaction, tenant, collection).await?;
         let known = |id: &str| collection.spaces().any(|space| space.id == id);
         let set_of = |id: &str| sets.iter().find(|set| set.space.id == id);
@@ -212,18 +303,24 @@ impl Store {
         let Some(live) = live.filter(|_| all_known) else {
             return Err(StoreError::SpacesChanged(collection.name.clone()));
         };
-        let replaced = remove_external(&transaction, tenant, collection, document).await?;
-        let id = replaced.unwrap_or_else(Uuid::now_v7);
-        insert_document(&transaction, tenant, collection, document, id).await?;
+        let written = match replaced {
+            Some(replaced) => replace_document(&transaction, document, replaced.id).await?,
+            None => insert_document(&transaction, tenant, collection, document).await?,
+        };
         for space in held.iter().filter(|space| space.state != "dropping") {
             // A set may be missing where the other space's model failed; filling makes up for it.
-            let Some(PassageSet { space, passages }) = set_of(&space.id) else { continue };
+            let Some(PassageSet { space, passages, .. }) = set_of(&space.id) else { continue };
             let title = document.title.as_deref();
-            let place = PassagePlace { tenant, collection, space, document: id, title };
+            let place = PassagePlace { tenant, collection, space, document: written.id, title };
             self.insert_passages(&transaction, place, &document.metadata, passages).await?;
         }
-        let outcome = if replaced.is_some() { SaveOutcome::Updated } else { SaveOutcome::Created };
-        let saved = Saved { id, outcome, passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX) };
+        let saved = Saved {
+            id: written.id,
+            outcome: if replaced.is_some() { SaveOutcome::Updated } else { SaveOutcome::Created },
+            passages: i64::try_from(live.passages.len()).unwrap_or(i64::MAX),
+            embedded: live.embedded,
+            version: written.version,
+        };
         commit(transaction, document, &saved, step).await?;
         drop(connection);
         self.fold_terms(tenant, collection.id).await;
@@ -305,21 +402,31 @@ impl Store {
     }
 
     /// Deletes a document with its passages; says whether there was one.
-    pub async fn delete_document(&self, tenant: TenantId, id: Uuid) -> Result<bool, StoreError> {
-        let deleted = self
-            .tenant(tenant)
-            .await?
+    ///
+    /// Fails with [`StoreError::VersionChanged`] when there is another version than expected.
+    pub async fn delete_document(
+        &self,
+        tenant: TenantId,
+        id: Uuid,
+        expected: &ExpectedVersion,
+    ) -> Result<bool, StoreError> {
+        let mut connection = self.tenant(tenant).await?;
+        let transaction = connection.transaction().await?;
+        let deleted = transaction
             .query_typed_opt(
-                "DELETE FROM documents WHERE tenant_id = $1 AND id = $2 RETURNING collection_id",
+                "DELETE FROM documents WHERE tenant_id = $1 AND id = $2 RETURNING collection_id, id, version",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;
-        if let Some(row) = &deleted {
-            self.fold_terms(tenant, row.get("collection_id")).await;
-        }
-        Ok(deleted.is_some())
+        let Some(row) = deleted else { return Ok(false) };
+        expected.check(Some(DocumentVersion::from_row(&row)))?;
+        transaction.commit().await?;
+        drop(connection);
+        self.fold_terms(tenant, row.get("collection_id")).await;
+        Ok(true)
     }
 
+    /// Writes passages and their terms, some hundred in a statement: a document may have any number.
     pub(super) async fn insert_passages(
         &self,
         transaction: &Transaction<'_>,
@@ -327,20 +434,38 @@ impl Store {
         metadata: &Value,
         passages: &[NewPassage],
     ) -> Result<(), StoreError> {
+        announce_terms(transaction).await?;
+        for (batch, first) in passages.chunks(INSERT_BATCH).zip((0..).step_by(INSERT_BATCH)) {
+            self.insert_batch(transaction, place, metadata, first, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// `first` is the ordinal of the first one.
+    async fn insert_batch(
+        &self,
+        transaction: &Transaction<'_>,
+        place: PassagePlace<'_>,
+        metadata: &Value,
+        first: i32,
+        passages: &[NewPassage],
+    ) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = passages.iter().map(|_| Uuid::now_v7()).collect();
-        let ordinals: Vec<i32> = (0..).take(passages.len()).collect();
+        let ordinals: Vec<i32> = (first..).take(passages.len()).collect();
         let headings: Vec<Option<&str>> = passages.iter().map(|passage| passage.heading.as_deref()).collect();
         let contents: Vec<&str> = passages.iter().map(|passage| passage.content.as_str()).collect();
         let vectors: Vec<Vector> =
             passages.iter().map(|passage| Vector::from(passage.vector.clone())).collect();
-        announce_terms(transaction).await?;
+        let hashes: Vec<Option<&[u8]>> =
+            passages.iter().map(|passage| passage.embedded_hash.as_ref().map(<[u8; 32]>::as_slice)).collect();
         transaction
             .execute_typed(
                 "INSERT INTO passages
-                     (id, tenant_id, collection_id, space_id, document_id, metadata, ordinal, heading, content, embedding)
-                 SELECT id, $1, $2, $3, $4, $5, ordinal, heading, content, embedding
-                 FROM unnest($6::uuid[], $7::int[], $8::text[], $9::text[], $10::vector[])
-                      AS new (id, ordinal, heading, content, embedding)",
+                     (id, tenant_id, collection_id, space_id, document_id, metadata, ordinal, heading, content, embedding,
+                      embedded_hash)
+                 SELECT id, $1, $2, $3, $4, $5, ordinal, heading, content, embedding, embedded_hash
+                 FROM unnest($6::uuid[], $7::int[], $8::text[], $9::text[], $10::vector[], $11::bytea[])
+                      AS new (id, ordinal, heading, content, embedding, embedded_hash)",
                 &[
                     (&place.tenant.0, Type::UUID),
                     (&place.collection.id, Type::UUID),
@@ -352,6 +477,7 @@ impl Store {
                     (&headings, Type::TEXT_ARRAY),
                     (&contents, Type::TEXT_ARRAY),
                     (&vectors, self.pgvector.vector_array.clone()),
+                    (&hashes, Type::BYTEA_ARRAY),
                 ],
             )
             .await?;
@@ -378,6 +504,70 @@ async fn commit(
     Ok(transaction.commit().await?)
 }
 
+/// Of a document `d` that holds the content of another one already; takes [`same_content`].
+const SAME_CONTENT: &str = "d.tenant_id = $1 AND d.collection_id = $2 AND d.content_hash = $3
+           AND ($4 IS NULL OR d.external_id = $4)";
+
+fn same_content<'a>(
+    tenant: &'a Uuid,
+    collection: &'a Collection,
+    document: &'a NewDocument,
+) -> [Parameter<'a>; 4] {
+    [
+        (tenant, Type::UUID),
+        (&collection.id, Type::UUID),
+        (&document.content_hash, Type::BYTEA),
+        (&document.external_id, Type::TEXT),
+    ]
+}
+
+/// Of the document `d` that is replaced, with its parameter `$3`: what has the same external id, or else was read
+/// from the same file.
+fn replaced(document: &NewDocument) -> (&'static str, Parameter<'_>) {
+    match &document.external_id {
+        Some(external_id) => ("d.external_id = $3", (external_id, Type::TEXT)),
+        None => ("d.file_hash = $3", (&document.file_hash, Type::BYTEA)),
+    }
+}
+
+/// One writer for a document: the second of two that come at once waits and finds what the first stored.
+async fn lock_identity(
+    transaction: &Transaction<'_>,
+    collection: &Collection,
+    document: &NewDocument,
+) -> Result<(), StoreError> {
+    transaction
+        .query_typed(
+            "SELECT pg_advisory_xact_lock(hashtextextended($1::text || coalesce(' ' || $2, encode($3, 'hex')), 0))",
+            &[
+                (&collection.id.to_string(), Type::TEXT),
+                (&document.external_id, Type::TEXT),
+                (&document.content_hash, Type::BYTEA),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The document that this one replaces, locked against being deleted or changed.
+async fn find_replaced(
+    transaction: &Transaction<'_>,
+    tenant: TenantId,
+    collection: &Collection,
+    document: &NewDocument,
+) -> Result<Option<DocumentVersion>, StoreError> {
+    let (replaced, identity) = replaced(document);
+    let statement = format!(
+        "SELECT d.id, d.version FROM documents d WHERE d.tenant_id = $1 AND d.collection_id = $2 AND {replaced}
+         ORDER BY d.id LIMIT 1 FOR UPDATE"
+    );
+    let found = transaction
+        .query_typed_opt(&statement, &[(&tenant.0, Type::UUID), (&collection.id, Type::UUID), identity])
+        .await?;
+    Ok(found.map(|row| DocumentVersion::from_row(&row)))
+}
+
+/// What is stored of this content, with the labels that it has now.
 async fn refresh(
     transaction: &Transaction<'_>,
     tenant: TenantId,
@@ -385,71 +575,80 @@ async fn refresh(
     document: &NewDocument,
 ) -> Result<Option<Saved>, StoreError> {
     let statement = format!(
-        "{SUMMARY} FROM documents d JOIN collections c ON c.id = d.collection_id
-         WHERE d.tenant_id = $1 AND d.collection_id = $2 AND d.content_hash = $3
-           AND ($4 IS NULL OR d.external_id = $4)
-         ORDER BY d.id LIMIT 1"
+        "{SUMMARY}, d.file_hash FROM documents d JOIN collections c ON c.id = d.collection_id
+         WHERE {SAME_CONTENT} ORDER BY d.id LIMIT 1 FOR UPDATE OF d"
     );
-    let stored = transaction
-        .query_typed_opt(
-            &statement,
-            &[
-                (&tenant.0, Type::UUID),
-                (&collection.id, Type::UUID),
-                (&document.content_hash, Type::BYTEA),
-                (&document.external_id, Type::TEXT),
-            ],
-        )
-        .await?
-        .map(|row| DocumentSummary::from_row(&row));
-    let Some(stored) = stored else { return Ok(None) };
+    let row = transaction.query_typed_opt(&statement, &same_content(&tenant.0, collection, document)).await?;
+    let Some(row) = row else { return Ok(None) };
+    let stored = DocumentSummary::from_row(&row);
+    if document.file_hash.is_some() && row.get::<_, Option<Vec<u8>>>("file_hash") != document.file_hash {
+        // Another file, or one stored before files were known. No change of the document.
+        transaction
+            .execute_typed(
+                "UPDATE documents SET file_hash = $2 WHERE id = $1",
+                &[(&stored.id, Type::UUID), (&document.file_hash, Type::BYTEA)],
+            )
+            .await?;
+    }
     let same = stored.title == document.title
         && stored.source == document.source
         && stored.metadata == document.metadata;
-    if !same {
-        // The caption is no part of what makes two pictures the same.
-        let caption = document.image.as_ref().map(|_| &document.content);
-        announce_terms(transaction).await?;
-        transaction
-            .execute_typed(
-                // A trigger copies the metadata to the passages.
-                "WITH changed AS (
-                     UPDATE documents SET title = $2, source = $3, metadata = $4, content = coalesce($5, content),
-                                          updated_at = now() WHERE id = $1
-                 ) UPDATE passages SET content = $5 WHERE document_id = $1 AND $5 IS NOT NULL",
-                &[
-                    (&stored.id, Type::UUID),
-                    (&document.title, Type::TEXT),
-                    (&document.source, Type::TEXT),
-                    (&Json(&document.metadata), Type::JSONB),
-                    (&caption, Type::TEXT),
-                ],
-            )
-            .await?;
-        // A trigger has removed those of a caption that is another now.
-        if caption.is_some() {
-            insert_missing_terms(transaction, &[stored.id]).await?;
-        }
-    }
+    let version = if same { stored.version } else { relabel(transaction, document, stored.id).await? };
     let outcome = if same { SaveOutcome::Unchanged } else { SaveOutcome::Updated };
-    Ok(Some(Saved { id: stored.id, outcome, passages: stored.passages }))
+    Ok(Some(Saved { id: stored.id, outcome, passages: stored.passages, embedded: 0, version }))
 }
 
-/// Removes what is stored under the document's external id and returns its id for reuse.
-async fn remove_external(
-    transaction: &Transaction<'_>,
-    tenant: TenantId,
-    collection: &Collection,
-    document: &NewDocument,
-) -> Result<Option<Uuid>, StoreError> {
-    let Some(external_id) = &document.external_id else { return Ok(None) };
-    let removed = transaction
-        .query_typed_opt(
-            "DELETE FROM documents WHERE tenant_id = $1 AND collection_id = $2 AND external_id = $3 RETURNING id",
-            &[(&tenant.0, Type::UUID), (&collection.id, Type::UUID), (external_id, Type::TEXT)],
+/// Writes title, source and metadata, and the caption of a picture; returns the version that this makes.
+async fn relabel(transaction: &Transaction<'_>, document: &NewDocument, id: Uuid) -> Result<i64, StoreError> {
+    // The caption is no part of what makes two pictures the same.
+    let caption = document.image.as_ref().map(|_| &document.content);
+    announce_terms(transaction).await?;
+    let changed = transaction
+        .query_typed_one(
+            // A trigger copies the metadata to the passages.
+            "UPDATE documents SET title = $2, source = $3, metadata = $4, content = coalesce($5, content),
+                                  updated_at = now() WHERE id = $1 RETURNING version",
+            &[
+                (&id, Type::UUID),
+                (&document.title, Type::TEXT),
+                (&document.source, Type::TEXT),
+                (&Json(&document.metadata), Type::JSONB),
+                (&caption, Type::TEXT),
+            ],
         )
         .await?;
-    Ok(removed.map(|row| row.get("id")))
+    if let Some(caption) = caption {
+        transaction
+            .execute_typed(
+                "UPDATE passages SET content = $2 WHERE document_id = $1",
+                &[(&id, Type::UUID), (caption, Type::TEXT)],
+            )
+            .await?;
+        // A trigger has removed the terms of a caption that is another now.
+        insert_missing_terms(transaction, &[id]).await?;
+    }
+    Ok(changed.get("version"))
+}
+
+/// Another content for a document; its passages, of all spaces, are removed.
+async fn replace_document(
+    transaction: &Transaction<'_>,
+    document: &NewDocument,
+    id: Uuid,
+) -> Result<DocumentVersion, StoreError> {
+    let of_document: Parameter = (&id, Type::UUID);
+    transaction
+        .execute_typed("DELETE FROM passages WHERE document_id = $1", std::slice::from_ref(&of_document))
+        .await?;
+    let row = transaction
+        .query_typed_one(
+            "UPDATE documents SET content_hash = $2, file_hash = $3, title = $4, source = $5, format = $6, content = $7,
+                                  metadata = $8, image = $9, updated_at = now()
+             WHERE id = $1 RETURNING id, version",
+            &[&[of_document], written(document, &Json(&document.metadata), &document.image.as_deref()).as_slice()].concat(),
+        )
+        .await?;
+    Ok(DocumentVersion::from_row(&row))
 }
 
 async fn insert_document(
@@ -457,27 +656,21 @@ async fn insert_document(
     tenant: TenantId,
     collection: &Collection,
     document: &NewDocument,
-    id: Uuid,
-) -> Result<(), StoreError> {
-    transaction
-        .execute_typed(
+) -> Result<DocumentVersion, StoreError> {
+    let id = Uuid::now_v7();
+    let place: [Parameter; 4] = [
+        (&id, Type::UUID),
+        (&tenant.0, Type::UUID),
+        (&collection.id, Type::UUID),
+        (&document.external_id, Type::TEXT),
+    ];
+    let row = transaction
+        .query_typed_one(
             "INSERT INTO documents
-                 (id, tenant_id, collection_id, external_id, content_hash, title, source, format, content, metadata,
-                  image)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-            &[
-                (&id, Type::UUID),
-                (&tenant.0, Type::UUID),
-                (&collection.id, Type::UUID),
-                (&document.external_id, Type::TEXT),
-                (&document.content_hash, Type::BYTEA),
-                (&document.title, Type::TEXT),
-                (&document.source, Type::TEXT),
-                (&document.format, Type::TEXT),
-                (&document.content, Type::TEXT),
-                (&Json(&document.metadata), Type::JSONB),
-                (&document.image.as_deref(), Type::BYTEA),
-            ],
+                 (id, tenant_id, collection_id, external_id, content_hash, file_hash, title, source, format, content,
+                  metadata, image)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id, version",
+            &[place.as_slice(), written(document, &Json(&document.metadata), &document.image.as_deref()).as_slice()].concat(),
         )
         .await
         .map_err(|error| match error.code() {
@@ -486,5 +679,29 @@ async fn insert_document(
             }
             _ => error.into(),
         })?;
-    Ok(())
+    Ok(DocumentVersion::from_row(&row))
+}
+
+/// Columns of a document that another content changes, from `content_hash` to `image`.
+fn written<'a>(
+    document: &'a NewDocument,
+    metadata: &'a Json<&'a Value>,
+    image: &'a Option<&'a [u8]>,
+) -> [Parameter<'a>; 8] {
+    [
+        (&document.content_hash, Type::BYTEA),
+        (&document.file_hash, Type::BYTEA),
+        (&document.title, Type::TEXT),
+        (&document.source, Type::TEXT),
+        (&document.format, Type::TEXT),
+        (&document.content, Type::TEXT),
+        (metadata, Type::JSONB),
+        (image, Type::BYTEA),
+    ]
+}
+
+impl FromRow for DocumentVersion {
+    fn from_row(row: &Row) -> Self {
+        Self { id: row.get("id"), version: row.get("version") }
+    }
 }

@@ -25,8 +25,8 @@ mod usage;
 
 pub use collections::Collection;
 pub use documents::{
-    Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, NewDocument, NewPassage,
-    PassageSet, SaveOutcome, Saved,
+    Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, DocumentVersion, EarlierPassage,
+    ExpectedVersion, NewDocument, NewPassage, PassageSet, SaveOutcome, Saved,
 };
 pub use feedback::{NewAnswer, QuotedPassage, RatedAnswer, Rating};
 pub use filter::{Comparison, Filter};
@@ -221,6 +221,9 @@ pub enum StoreError {
     /// The collection went over to another space since it was looked up: look again.
     #[error("collection `{0}` went over to another embedding space meanwhile; try again")]
     SpacesChanged(String),
+    /// The document is not what the writer expected; its version, where there is one.
+    #[error("{}", version_changed(*.0))]
+    VersionChanged(Option<i64>),
     /// The tenant has this many jobs that have not ended.
     #[error(
         "{0} jobs are queued already, and no more are taken; try again when some have ended, or cancel some"
@@ -250,6 +253,7 @@ impl StoreError {
             | StoreError::NotAReplica
             | StoreError::UnknownCollection(_)
             | StoreError::CollectionExists(_)
+            | StoreError::VersionChanged(_)
             | StoreError::LeaseLost
             | StoreError::Migration(_)
             | StoreError::Statement(_) => false,
@@ -287,6 +291,15 @@ fn is_outage(code: &SqlState) -> bool {
 
 fn is_io(error: &tokio_postgres::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+}
+
+fn version_changed(stored: Option<i64>) -> String {
+    match stored {
+        Some(version) => format!(
+            "the document is now version {version}, not the one that If-Match names; get it, and decide anew what to write"
+        ),
+        None => "there is no document of that external_id, which If-Match says there is".into(),
+    }
 }
 
 /// tokio-postgres' own message is only the kind; the cause stands behind it.

@@ -43,6 +43,8 @@ pub struct PassageQuery<'a> {
 pub struct FoundPassage {
     pub id: Uuid,
     pub document_id: Uuid,
+    /// Of the document: passages of two versions do not belong together.
+    pub document_version: i64,
     pub external_id: Option<String>,
     pub ordinal: i32,
     pub title: Option<String>,
@@ -74,6 +76,7 @@ impl FromRow for FoundPassage {
         Self {
             id: row.get("id"),
             document_id: row.get("document_id"),
+            document_version: row.get("document_version"),
             external_id: row.get("external_id"),
             ordinal: row.get("ordinal"),
             title: row.get("title"),
@@ -95,6 +98,7 @@ impl FoundPassage {
         Self {
             id: Uuid::now_v7(),
             document_id: Uuid::now_v7(),
+            document_version: 1,
             external_id: None,
             ordinal: 0,
             title: None,
@@ -239,7 +243,7 @@ impl Store {
         };
         // Whether the space is whole is read in the same snapshot as its passages.
         let statement = format!(
-            "SELECT held.*, near.*, d.external_id, d.title, d.source, d.format FROM (
+            "SELECT held.*, near.*, d.version AS document_version, d.external_id, d.title, d.source, d.format FROM (
                  SELECT EXISTS (SELECT FROM collection_spaces h
                      WHERE h.collection_id = {collection} AND h.tenant_id = {tenant} AND h.space_id = {space}
                        AND h.state IN ('live', 'kept')) AS held

@@ -5,8 +5,11 @@
 //! greedily. Nothing is rewritten: a passage is a slice of the text, with the head
 //! of its table before it where it begins within one.
 
+mod earlier;
 mod markdown;
 mod pieces;
+
+pub use earlier::Earlier;
 
 use std::borrow::Cow;
 
@@ -54,6 +57,18 @@ pub fn chunk(
     limits: ChunkLimits,
     count_tokens: &dyn Fn(&str) -> usize,
 ) -> Vec<Chunk> {
+    chunk_again(text, format, limits, &Earlier::default(), count_tokens)
+}
+
+/// [`chunk`] for a text that is another version of one that was cut before: the earlier passages that
+/// still stand in it are cut out as they were, so that only those around a change are others.
+pub fn chunk_again(
+    text: &str,
+    format: Format,
+    limits: ChunkLimits,
+    earlier: &Earlier,
+    count_tokens: &dyn Fn(&str) -> usize,
+) -> Vec<Chunk> {
     let max_tokens = limits.max_tokens.max(1);
     // A tokenizer may take a text that it does not know, of any length, for one token.
     let count_tokens = &|text: &str| count_tokens(text).max(text.len() / MAX_BYTES_PER_TOKEN);
@@ -67,6 +82,7 @@ pub fn chunk(
     let packer = Packer {
         page_ends,
         text,
+        earlier,
         pieces: &pieces,
         sections: &outline.sections,
         section_ends: section_ends(&pieces),
@@ -82,6 +98,7 @@ struct Packer<'a> {
     /// Where the pages of a PDF end, in bytes; empty when that is not known.
     page_ends: Vec<usize>,
     text: &'a str,
+    earlier: &'a Earlier,
     pieces: &'a [Piece],
     sections: &'a [Section],
     /// For each piece, the first one after its section or paragraph.
@@ -97,11 +114,38 @@ impl Packer<'_> {
         let mut chunks = Vec::new();
         let mut next = 0;
         while next < self.pieces.len() {
-            let (first, end) = self.passage(next);
+            let (first, end) = self.earlier_passage(next).unwrap_or_else(|| self.passage_up_to_earlier(next));
             chunks.push(self.chunk(first, end));
             next = end;
         }
         chunks
+    }
+
+    /// The earlier passage that goes on at `next`, where there is one that still fits.
+    fn earlier_passage(&self, next: usize) -> Option<(usize, usize)> {
+        if self.earlier.is_empty() {
+            return None;
+        }
+        // It repeats something, or there was no room for that.
+        [self.overlap_start(next), next].into_iter().find_map(|first| {
+            let piece = &self.pieces[first];
+            let head = piece.head.map(|head| &self.text[head.start..head.end]);
+            self.earlier.that_begin(head, &self.text[piece.start..]).find_map(|length| {
+                let ends_at = |piece: &Piece| piece.end.cmp(&(self.pieces[first].start + length));
+                let end = 1 + self.pieces.binary_search_by(ends_at).ok()?;
+                let fits = || (self.count_tokens)(&self.passage_text(first, end)) <= self.max_tokens;
+                (end > next && fits()).then_some((first, end))
+            })
+        })
+    }
+
+    /// [`Packer::passage`], ended where an earlier one goes on.
+    fn passage_up_to_earlier(&self, next: usize) -> (usize, usize) {
+        let (first, end) = self.passage(next);
+        if self.earlier.is_empty() {
+            return (first, end);
+        }
+        (first, (next + 1..end).find(|at| self.earlier_passage(*at).is_some()).unwrap_or(end))
     }
 
     /// The pieces of the passage that goes on at `next`: some before it, at least itself, some after it.
@@ -425,6 +469,40 @@ mod tests {
                     let got = chunk(&text, format, ChunkLimits { max_tokens, overlap_tokens }, &count);
                     check(&text, &got, max_tokens, count);
                 }
+            }
+        }
+    }
+
+    fn cut_again(text: &str, before: &[Chunk], max_tokens: usize, overlap_tokens: usize) -> Vec<Chunk> {
+        let earlier = Earlier::new(before.iter().map(|chunk| chunk.text.as_str()));
+        let limits = ChunkLimits { max_tokens, overlap_tokens };
+        chunk_again(text, Format::Markdown, limits, &earlier, &words)
+    }
+
+    #[test]
+    fn only_passages_around_a_change_are_cut_anew() {
+        let paragraph = |n: usize| (0..1 + n % 7).map(|s| format!("Sentence {s} of {n} is here. ")).collect();
+        let mut paragraphs: Vec<String> = (0..200).map(paragraph).collect();
+        let before = passages(&paragraphs.join("\n\n"), Format::Markdown, 40, 8);
+        paragraphs.insert(70, "This is new. It was not here before, but it is now.".into());
+        paragraphs.remove(120);
+        paragraphs.swap(3, 180);
+        let text = paragraphs.join("\n\n");
+        let got = cut_again(&text, &before, 40, 8);
+        check(&text, &got, 40, words);
+        let others = got.iter().filter(|chunk| before.iter().all(|known| known.text != chunk.text)).count();
+        assert!((3..=12).contains(&others) && got.len() > 100, "{others} of {}", got.len());
+    }
+
+    #[test]
+    fn nothing_is_lost_of_a_changed_text_whatever_was_cut_before() {
+        for text in hostile() {
+            let middle = text.floor_char_boundary(text.len() / 2);
+            let changed = format!("New. {}\n\nMore. {}", &text[..middle], &text[middle..]);
+            for (before, max_tokens, overlap_tokens) in [(16, 16, 5), (40, 16, 5), (16, 200, 40), (1, 3, 3)] {
+                let before = passages(&text, Format::Markdown, before, overlap_tokens);
+                let got = cut_again(&changed, &before, max_tokens, overlap_tokens);
+                check(&changed, &got, max_tokens, words);
             }
         }
     }

@@ -102,6 +102,15 @@ fn lines(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
+/// Length of the head that a table begins with: names of columns, and a line of dashes under them.
+pub(super) fn head_length(table: &str) -> Option<usize> {
+    let (names, rest) = table.split_once('\n')?;
+    let line = rest.lines().next()?;
+    let is_line = line.contains('-') && line.chars().all(|c| matches!(c, '|' | '-' | ':' | ' '));
+    let is_head = names.starts_with('|') && is_line && names.len() <= MAX_BYTES;
+    is_head.then(|| names.len() + 1 + line.len())
+}
+
 struct Cutter<'a> {
     text: &'a str,
     max_tokens: usize,
@@ -113,14 +122,10 @@ impl Cutter<'_> {
     /// The head of a table: the first row, where a line of dashes is under it. One that would
     /// take more than half of a passage is not repeated.
     fn head(&self, block: &Block) -> Option<Head> {
-        let inner = &self.text[block.start..block.end];
-        let (names, rest) = inner.split_once('\n')?;
-        let line = rest.lines().next()?;
-        let is_line = line.contains('-') && line.chars().all(|c| matches!(c, '|' | '-' | ':' | ' '));
-        if block.kind != Kind::Line || !names.starts_with('|') || !is_line || names.len() > MAX_BYTES {
+        if block.kind != Kind::Line {
             return None;
         }
-        let end = block.start + names.len() + 1 + line.len();
+        let end = block.start + head_length(&self.text[block.start..block.end])?;
         // One more for the line end before the rows.
         let tokens = (self.count_tokens)(&self.text[block.start..end]) + 1;
         (tokens * 2 <= self.max_tokens).then_some(Head { start: block.start, end, tokens })

@@ -11,7 +11,7 @@ use crate::{
     config::SearchMode,
     models::{Lane, TextRole},
     rag::{Caller, Rag, search::SearchRequest},
-    store::{Collection, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
+    store::{Collection, ExpectedVersion, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
 };
 
 const BATCH: usize = 64;
@@ -168,14 +168,16 @@ async fn store(rag: &Rag, collection: &Collection, batch: &[Entry]) -> Result<()
             image: None,
             external_id: Some(entry.id.clone()),
             content_hash: Sha256::digest(text.as_bytes()).to_vec(),
+            file_hash: None,
             title: Some(entry.title.clone()).filter(|title| !title.is_empty()),
             source: None,
             format: "text/plain",
             content: text.clone(),
             metadata: serde_json::json!({}),
+            expected: ExpectedVersion::Anything,
         };
-        let passage = NewPassage { heading: None, content: text, vector };
-        let set = PassageSet { space: collection.space.clone(), passages: vec![passage] };
+        let passage = NewPassage { heading: None, content: text, vector, embedded_hash: None };
+        let set = PassageSet { space: collection.space.clone(), passages: vec![passage], embedded: 1 };
         rag.store.save_document(TenantId::DEFAULT, collection, &document, &[set], None).await?;
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! The job that stores documents.
 
+use futures_util::{FutureExt, StreamExt, future::try_join, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{Work, caller_of, from_stored, to_stored};
@@ -9,10 +11,14 @@ use crate::{
     rag::{
         Caller, Rag, RagError,
         extract::ExtractError,
-        ingest::{Ingested, SourceFile},
+        ingest::{Ingested, Prepared, SourceFile},
     },
-    store::{ClaimedJob, DocumentStep, JobStep, NewDocument, SaveOutcome, Saved},
+    store::{ClaimedJob, DocumentStep, ExpectedVersion, JobStep, NewDocument, SaveOutcome, Saved},
 };
+
+/// Documents of a job that are read, cut and embedded at once, and that then wait to be stored: enough
+/// short ones that the model has work while one is stored.
+const AHEAD: usize = 8;
 
 /// Documents for one collection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,8 +68,21 @@ pub enum DocumentFault {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StoredOutcome {
-    Stored { id: Uuid, title: Option<String>, outcome: StoredSave, passages: i64 },
-    Refused { name: Option<String>, fault: DocumentFault, detail: String },
+    Stored {
+        id: Uuid,
+        title: Option<String>,
+        outcome: StoredSave,
+        passages: i64,
+        #[serde(default)]
+        embedded: i64,
+        #[serde(default = "first_version")]
+        version: i64,
+    },
+    Refused {
+        name: Option<String>,
+        fault: DocumentFault,
+        detail: String,
+    },
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -72,6 +91,11 @@ enum StoredSave {
     Created,
     Updated,
     Unchanged,
+}
+
+/// Of a step that was recorded before there were versions.
+fn first_version() -> i64 {
+    1
 }
 
 impl IngestWork {
@@ -104,26 +128,51 @@ impl Rag {
         job: &ClaimedJob,
         work: IngestWork,
     ) -> Result<Vec<u8>, RagError> {
-        let documents = work.documents.into_iter().zip(0i64..);
-        for (file, position) in documents.skip(usize::try_from(job.done).unwrap_or(0)) {
-            self.ingest_step(job, &work.collection, file, position).await?;
-        }
-        Ok(Vec::new())
+        let caller = caller_of(job);
+        let collection = Some(work.collection.as_str());
+        let left = work.documents.into_iter().zip(0i64..).skip(usize::try_from(job.done).unwrap_or(0));
+        let left = left.map(|(file, position)| {
+            let name = file.name.clone().or_else(|| file.title.clone());
+            async move { (position, name, self.prepare(caller, collection, file.into()).await) }.boxed()
+        });
+        let mut prepared = stream::iter(left.collect::<Vec<_>>()).buffered(AHEAD);
+        // The model works on while documents are stored, which is done one after the other: whoever
+        // goes on after an interruption begins behind the last one.
+        let (ready, mut stored) = mpsc::channel(AHEAD);
+        let prepare = async {
+            while let Some(document) = prepared.next().await {
+                // Storing has failed, and says so.
+                if ready.send(document).await.is_err() {
+                    break;
+                }
+            }
+            drop(ready);
+            Ok(())
+        };
+        let store = async {
+            while let Some((position, name, prepared)) = stored.recv().await {
+                self.ingest_step(job, collection, position, name, prepared).await?;
+            }
+            Ok(Vec::new())
+        };
+        try_join(prepare, store).await.map(|((), result)| result)
     }
 
     async fn ingest_step(
         &self,
         job: &ClaimedJob,
-        collection: &str,
-        file: StoredFile,
+        collection: Option<&str>,
         position: i64,
+        name: Option<String>,
+        prepared: Result<Prepared, RagError>,
     ) -> Result<(), RagError> {
-        let name = file.name.clone().or_else(|| file.title.clone());
         let step = DocumentStep { lease: &job.lease, position, total: job.total, outcome: &stored_outcome };
-        let stored = self.ingest_recorded(caller_of(job), Some(collection), file.into(), Some(&step)).await;
+        let stored = match prepared {
+            Ok(prepared) => self.store_prepared(caller_of(job), collection, prepared, Some(&step)).await,
+            Err(error) => Err(error),
+        };
         let Err(error) = stored else { return Ok(()) };
-        let fault = DocumentFault::of(&error).ok_or(error)?;
-        let (fault, detail) = fault;
+        let (fault, detail) = DocumentFault::of(&error).ok_or(error)?;
         let outcome = to_stored(&StoredOutcome::Refused { name, fault, detail })?;
         let step = JobStep { position, done: position + 1, total: job.total, outcome: &outcome };
         Ok(self.store.record_step(&job.lease, step).await?)
@@ -142,7 +191,8 @@ fn stored_outcome(document: &NewDocument, saved: &Saved) -> Vec<u8> {
         SaveOutcome::Unchanged => StoredSave::Unchanged,
     };
     let title = document.title.clone();
-    let stored = StoredOutcome::Stored { id: saved.id, title, outcome, passages: saved.passages };
+    let Saved { id, passages, embedded, version, .. } = *saved;
+    let stored = StoredOutcome::Stored { id, title, outcome, passages, embedded, version };
     // Numbers, strings and names: there is nothing in it that JSON cannot hold.
     to_stored(&stored).unwrap_or_default()
 }
@@ -150,13 +200,14 @@ fn stored_outcome(document: &NewDocument, saved: &Saved) -> Vec<u8> {
 impl StoredOutcome {
     fn into_outcome(self) -> DocumentOutcome {
         match self {
-            StoredOutcome::Stored { id, title, outcome, passages } => {
+            StoredOutcome::Stored { id, title, outcome, passages, embedded, version } => {
                 let outcome = match outcome {
                     StoredSave::Created => SaveOutcome::Created,
                     StoredSave::Updated => SaveOutcome::Updated,
                     StoredSave::Unchanged => SaveOutcome::Unchanged,
                 };
-                DocumentOutcome::Stored(Ingested { saved: Saved { id, outcome, passages }, title })
+                let saved = Saved { id, outcome, passages, embedded, version };
+                DocumentOutcome::Stored(Ingested { saved, title })
             }
             StoredOutcome::Refused { name, fault, detail } => {
                 DocumentOutcome::Refused { name, fault, detail }
@@ -208,6 +259,7 @@ impl From<StoredFile> for SourceFile {
             source: file.source,
             external_id: file.external_id,
             metadata: file.metadata,
+            expected: ExpectedVersion::Anything,
         }
     }
 }

@@ -10,8 +10,8 @@ use crate::{
     config::EmbeddingSpace,
     rag::{Caller, Rag, RagError, extract::Format, ingest::Content, usage::Operation},
     store::{
-        ClaimedJob, Collection, JobStep, Lease, OtherSpace, OtherState, Previous, SpaceProgress, SpaceSwitch,
-        StoreError,
+        ClaimedJob, Collection, JobStep, Lease, OtherSpace, OtherState, PassageSet, Previous, SpaceProgress,
+        SpaceSwitch, StoreError,
     },
 };
 
@@ -149,7 +149,8 @@ impl Rag {
                 )));
             }
         };
-        let (passages, tokens) = self.embedded_passages(collection, space, &content).await?;
+        let (PassageSet { passages, .. }, tokens) =
+            self.embedded_passages(collection, space, &content, Vec::new()).await?;
         self.ledger().record(caller, Operation::Reembed, &space.model, tokens);
         if passages.is_empty() {
             let model = &space.model;

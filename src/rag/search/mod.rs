@@ -3,9 +3,12 @@
 mod fusion;
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use uuid::Uuid;
 
 use super::{
     Caller, DEFAULT_COLLECTION, Rag, RagError,
@@ -138,7 +141,7 @@ impl Rag {
         collection: &Collection,
         vector: &[f32],
     ) -> Result<(SearchMode, Vec<FoundPassage>, Option<SearchPlan>), RagError> {
-        let (k, deep) = (request.k, request.k.max(HYBRID_DEPTH));
+        let k = request.k;
         let dense = |k| self.nearest(request, collection, vector, k);
         let lexical = |k| self.by_words(request, collection, vector, k);
         let dense_only = |NearestPassages { mut passages, plan }| {
@@ -155,7 +158,7 @@ impl Rag {
                 None if request.mode.is_none() => Ok(dense_only(dense(k).await?)),
                 None => Err(self.no_lexical_index(request.caller.tenant, collection).await?),
             },
-            SearchMode::Hybrid => match futures_util::try_join!(dense(deep), lexical(deep))? {
+            SearchMode::Hybrid => match self.both(request, collection, vector).await? {
                 (near, Some(matches)) => {
                     let mut passages = fuse(near.passages, matches, self.min_similarity(collection));
                     passages.truncate(k);
@@ -163,6 +166,28 @@ impl Rag {
                 }
                 (near, None) => Ok(dense_only(near)),
             },
+        }
+    }
+
+    /// Both lists of a hybrid search, each document in one version: where one was changed between the
+    /// two, they are looked for again.
+    async fn both(
+        &self,
+        request: &SearchRequest,
+        collection: &Collection,
+        vector: &[f32],
+    ) -> Result<(NearestPassages, Option<LexicalMatches>), RagError> {
+        let k = request.k.max(HYBRID_DEPTH);
+        let mut looked = 0;
+        loop {
+            looked += 1;
+            let dense = self.nearest(request, collection, vector, k);
+            let lexical = self.by_words(request, collection, vector, k);
+            let (mut near, mut matches) = futures_util::try_join!(dense, lexical)?;
+            let outdated = matches.as_mut().is_some_and(|matches| drop_outdated(&mut near, matches));
+            if !outdated || looked == LOOK_UPS {
+                return Ok((near, matches));
+            }
         }
     }
 
@@ -275,6 +300,20 @@ impl SearchRequest {
             None => Ok(()),
         }
     }
+}
+
+/// Drops passages of versions of a document that are not the newest of both lists; says whether there were any.
+fn drop_outdated(near: &mut NearestPassages, matches: &mut LexicalMatches) -> bool {
+    let mut newest: HashMap<Uuid, i64> = HashMap::new();
+    for passage in near.passages.iter().chain(matches.passages.iter().map(|(passage, _)| passage)) {
+        let version = newest.entry(passage.document_id).or_default();
+        *version = passage.document_version.max(*version);
+    }
+    let before = near.passages.len() + matches.passages.len();
+    let is_newest = |passage: &FoundPassage| newest[&passage.document_id] == passage.document_version;
+    near.passages.retain(is_newest);
+    matches.passages.retain(|(passage, _)| is_newest(passage));
+    near.passages.len() + matches.passages.len() < before
 }
 
 fn scored(matches: LexicalMatches) -> Vec<FoundPassage> {

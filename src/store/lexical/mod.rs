@@ -137,8 +137,8 @@ impl Store {
         });
         let dimension = query.collection.space.dimension;
         format!(
-            "SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata, d.external_id, d.title,
-                    d.source, d.format, best.score,
+            "SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata, d.version AS document_version,
+                    d.external_id, d.title, d.source, d.format, best.score,
                     (1 - (p.embedding::vector({dimension}) <=> {vector}))::real AS similarity
              FROM (
                  SELECT passage_id, score FROM (
