@@ -199,3 +199,11 @@ fn a_gpu_is_refused_where_it_cannot_be_used() {
         assert!(error.contains("device `cuda`") && error.contains(wanted), "{error}");
     }
 }
+
+#[test]
+fn questions_are_reranked_only_where_there_is_a_reranker() {
+    let error = refusal(&BUILT_IN.replacen("\nrerank = false", "\nrerank = true", 1));
+    assert!(error.contains("ask.rerank: there is no reranker"), "{error}");
+    let error = refusal(&BUILT_IN.replacen("candidates = 50 ", "candidates = 201 ", 1));
+    assert!(error.contains("search.rerank: candidates must be between 1 and 200"), "{error}");
+}
