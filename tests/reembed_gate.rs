@@ -226,7 +226,7 @@ async fn a_gate_that_measures_nothing_is_refused() {
         ),
         (judged(" ", "d1"), "gate.queries[0].query: is empty"),
         (json!({"queries": []}), "gate.queries: must be 1 to 1000, is 0"),
-        (json!([1]), "gate: invalid type"),
+        (json!([1]), "gate: must be an object with `queries`"),
     ] {
         let body = json!({"model": "other", "gate": gate});
         let told = problem(app.post(REEMBED).json(&body).send().await.unwrap(), 400, "invalid_request").await;

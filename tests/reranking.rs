@@ -20,6 +20,8 @@ use crate::{
 };
 
 const QUERY: &str = "What does a bicycle cost?";
+/// Of this one two passages hold words.
+const RIDE: &str = "What does a bicycle cost on the first ferry?";
 
 async fn with(reranker: impl Reranker + 'static, name: &str) -> TestApp {
     let entries = vec![(name.to_owned(), Ok(Arc::new(reranker) as Arc<dyn Reranker>))];
@@ -172,11 +174,10 @@ async fn a_reranker_that_fails_or_is_slow_costs_the_order_only_and_that_is_said(
 
 #[tokio::test]
 async fn questions_are_answered_from_what_the_reranker_prefers() {
-    let server = preferring("saloon").await;
+    let server = preferring("06:40").await;
     let app = with(remote(&server, "cohere", 32), "elsewhere").await;
     let ask = async |rerank: Option<Value>| {
-        let mut body =
-            json!({"question": "Where may dogs be?", "k": 1, "explain": true, "model": "extractive"});
+        let mut body = json!({"question": RIDE, "k": 1, "explain": true, "model": "extractive"});
         if let Some(rerank) = rerank {
             body["rerank"] = rerank;
         }
@@ -185,9 +186,10 @@ async fn questions_are_answered_from_what_the_reranker_prefers() {
     let stages = |answer: &Value| answer["explain"]["stages"].to_string();
     let plain = ask(None).await;
     assert!(!stages(&plain).contains("rerank"), "{plain}");
+    assert!(plain["explain"]["passages"][0]["text"].as_str().unwrap().contains("bicycle"), "{plain}");
     let reranked = ask(Some(json!(true))).await;
     let passage = &reranked["explain"]["passages"][0];
-    assert!(passage["text"].as_str().unwrap().contains("saloon"), "{reranked}");
+    assert!(passage["text"].as_str().unwrap().contains("06:40"), "{reranked}");
     assert!((passage["scores"]["rerank"].as_f64().unwrap() - 0.9).abs() < 1e-6, "{passage}");
     assert!(stages(&reranked).contains("rerank"), "{reranked}");
     assert_eq!(reranked["notes"], json!([]));
@@ -201,10 +203,10 @@ async fn questions_are_answered_from_what_the_reranker_prefers() {
     });
     let app = app.await;
     app.store_ferry().await;
-    let body = json!({"question": QUERY, "k": 1, "explain": true, "model": "extractive"});
+    let body = json!({"question": RIDE, "k": 1, "explain": true, "model": "extractive"});
     let answer = good(app.ask(body.clone()).await).await;
-    assert!(answer["explain"]["passages"][0]["text"].as_str().unwrap().contains("saloon"), "{answer}");
-    let off = json!({"question": QUERY, "k": 1, "explain": true, "model": "extractive", "rerank": false});
+    assert!(answer["explain"]["passages"][0]["text"].as_str().unwrap().contains("06:40"), "{answer}");
+    let off = json!({"question": RIDE, "k": 1, "explain": true, "model": "extractive", "rerank": false});
     let answer = good(app.ask(off).await).await;
     assert!(answer["explain"]["passages"][0]["text"].as_str().unwrap().contains("bicycle"), "{answer}");
     app.stop().await;
@@ -212,7 +214,7 @@ async fn questions_are_answered_from_what_the_reranker_prefers() {
 
 #[tokio::test]
 async fn vector_stores_take_a_ranker_and_hold_its_threshold() {
-    let server = preferring("ferry").await;
+    let server = preferring("bicycle").await;
     let app = with(remote(&server, "cohere", 32), "elsewhere").await;
     let post = async |options: Value| {
         let body = json!({"query": QUERY, "ranking_options": options});
@@ -225,6 +227,8 @@ async fn vector_stores_take_a_ranker_and_hold_its_threshold() {
         assert!((data[0]["score"].as_f64().unwrap() - 0.9).abs() < 1e-6, "{page}");
         assert_eq!(page["rerank"]["model"], "elsewhere");
     }
+    let page = good(post(json!({"ranker": "auto", "score_threshold": 0.95})).await).await;
+    assert_eq!(page["data"], json!([]));
     let page = good(post(json!({"ranker": "none", "score_threshold": 0.3})).await).await;
     assert!(page.get("rerank").is_none(), "{page}");
     let told = openai_error(

@@ -61,6 +61,9 @@ fn hundredth() -> f64 {
 /// Parses a gate: `{k, tolerance, queries: [{query, relevant}]}`. An error names the place and what is
 /// allowed there.
 pub fn parse_gate(value: &Value) -> Result<Gate, RagError> {
+    if !value.is_object() {
+        return Err(RagError::Invalid("gate: must be an object with `queries`".into()));
+    }
     let gate = Gate::deserialize(value).map_err(|error| RagError::Invalid(format!("gate: {error}")))?;
     gate.check()?;
     Ok(gate)
@@ -236,7 +239,7 @@ mod tests {
         let gate = parse_gate(&json!({"queries": [query]})).unwrap();
         assert_eq!((gate.k, gate.tolerance), (10, 0.01));
         for (value, said) in [
-            (json!([]), "gate: invalid type"),
+            (json!([]), "gate: must be an object with `queries`"),
             (json!({}), "missing field `queries`"),
             (json!({"queries": []}), "gate.queries: must be 1 to 1000, is 0"),
             (json!({"queries": [query], "k": 0}), "gate.k: must be 1 to 100, is 0"),

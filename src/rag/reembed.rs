@@ -113,8 +113,10 @@ impl Rag {
         }
         let target = Some(target.space().id.clone());
         let work = ReembedWork { collection: collection.name.clone(), target, gate };
+        // Whichever job looks meanwhile waits for the name, and then knows whether it is meant.
+        self.store.set_filling_job(tenant, &collection, None).await?;
         let job = self.enqueue(caller, Work::Reembed(work)).await?;
-        self.store.set_filling_job(tenant, &collection, job).await?;
+        self.store.set_filling_job(tenant, &collection, Some(job)).await?;
         self.reembedding(tenant, name).await
     }
 

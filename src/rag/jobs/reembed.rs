@@ -1,6 +1,6 @@
 //! The job that does what a collection's spaces ask for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use super::{Performed, caller_of, to_stored};
 const MOMENT: Duration = Duration::from_secs(1);
 /// Documents looked for at once.
 const FILL_PAGE: i64 = 100;
-/// How long a space may be filled before the job that does it is named, and how often that is looked for.
+/// How long a job waits for the name of the one that fills a space, and how often it looks.
 const NAMING: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -60,16 +60,17 @@ impl Rag {
         let caller = caller_of(job);
         let tenant = caller.tenant;
         let mut gate = work.gate.as_ref();
+        let begun = Instant::now();
         loop {
             let collection = match self.store.collection(tenant, &work.collection).await {
                 Err(StoreError::UnknownCollection(_)) => return Ok(Performed::Whole(Vec::new())),
                 collection => collection?,
             };
             match &collection.other {
-                Some(OtherSpace { space, state: OtherState::Filling, job: named, age }) => {
+                Some(OtherSpace { space, state: OtherState::Filling, job: named, .. }) => {
                     match named {
                         Some(named) if *named != job.lease.job => return ended(&collection),
-                        None if *age < NAMING => tokio::time::sleep(LOOK).await,
+                        None if begun.elapsed() < NAMING => tokio::time::sleep(LOOK).await,
                         // Whoever asked for another space may want it measured first.
                         _ if work.target.as_ref() != Some(&space.id) => return ended(&collection),
                         _ => {
