@@ -252,8 +252,7 @@ mod tests {
             let svg = histogram("scores", &[series("relevant", &values), series("others", &[])], None);
             let document = roxmltree::Document::parse(&svg).unwrap();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-            let total: f64 = elements(&document, "rect").iter().count() as f64;
-            assert_eq!(total > 0.0, !values.is_empty());
+            assert_eq!(elements(&document, "rect").is_empty(), values.is_empty());
         }
         let svg = histogram("scores", &[series("a", &[0.2, 0.4])], Some((0.3, "cut")));
         assert!(svg.contains("cut 0.30"), "{svg}");
