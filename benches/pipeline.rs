@@ -18,7 +18,7 @@ use ragway::{
     models::TextRole,
     rag::{
         Caller,
-        ask::{AskRequest, EXTRACTIVE, Writing},
+        ask::{AskRequest, AskRerank, EXTRACTIVE, Writing},
         embed::EmbedderChoice,
         ingest::SourceFile,
         search::SearchRequest,
@@ -68,6 +68,7 @@ async fn run() -> anyhow::Result<()> {
         threshold: None,
         filter: None,
         effort: SearchEffort::Indexed,
+        rerank: None,
     };
     measure("search", 100, async || parts.rag.search(&search).await.map(drop)).await?;
     let backends = parts.rag.answers().status().into_iter().map(|backend| backend.name);
@@ -81,6 +82,7 @@ async fn run() -> anyhow::Result<()> {
             model: Some(model.clone()),
             explain: false,
             writing: Writing::default(),
+            rerank: AskRerank::Configured,
         };
         measure(&format!("ask {model}"), 5, async || parts.rag.ask_whole(ask.clone()).await.map(drop))
             .await?;

@@ -10,7 +10,7 @@ use crate::{
 };
 use ragway::{
     rag::{
-        ask::{AskRequest, Writing},
+        ask::{AskRequest, AskRerank, Writing},
         ingest::SourceFile,
     },
     store::TenantId,
@@ -140,6 +140,7 @@ async fn collections_and_tenants_have_answers_of_their_own() {
         model: None,
         explain: false,
         writing: Writing::default(),
+        rerank: AskRerank::Configured,
     };
     assert_eq!(app.rag.ask_whole(request.clone()).await.unwrap().cached, None);
     assert!(app.rag.ask_whole(request).await.unwrap().cached.is_some());

@@ -11,7 +11,7 @@ use std::{
 use crate::harness::{embedder, home, local_llm};
 
 /// A home of its own for one test, with the downloads of all tests.
-async fn own_home() -> tempfile::TempDir {
+pub async fn own_home() -> tempfile::TempDir {
     // Fetched once, by this process, before the program looks for them.
     let _ = (embedder().await, local_llm().await);
     let folder = tempfile::tempdir().unwrap();
@@ -31,7 +31,7 @@ fn ragway(home: &Path) -> Command {
     command
 }
 
-fn run(home: &Path, arguments: &[&str]) -> (Output, String, String) {
+pub fn run(home: &Path, arguments: &[&str]) -> (Output, String, String) {
     let output = ragway(home).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));

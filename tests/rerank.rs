@@ -81,7 +81,7 @@ fn entry(name: &str, rest: &str) -> RerankerEntry {
     toml::from_str(&format!("name = \"{name}\"\n{rest}")).unwrap()
 }
 
-fn cross_encoder(name: &str) -> CrossEncoder {
+pub fn cross_encoder(name: &str) -> CrossEncoder {
     let recorded = recorded();
     let folder = folder_of(&recorded, checkpoint(&recorded, name));
     let entry = entry(name, &format!("kind = \"cross_encoder\"\nmax_tokens = {}", recorded["max_tokens"]));
@@ -250,7 +250,7 @@ async fn without_a_reranker_the_answer_says_what_to_do() {
     app.stop().await;
 }
 
-fn remote(server: &MockServer, api: &str, batch: usize) -> RemoteReranker {
+pub fn remote(server: &MockServer, api: &str, batch: usize) -> RemoteReranker {
     let rest = format!(
         "kind = \"remote\"\n[remote]\napi = \"{api}\"\nbase_url = \"{}\"\nmodel = \"m\"\nbatch = {batch}",
         server.uri()

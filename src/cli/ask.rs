@@ -9,10 +9,12 @@ use ragway::{
     config::Config,
     rag::{
         Caller,
-        ask::{Answer, AskEvent, AskRequest, Explanation, Method, NumberedPassage, Writing},
+        ask::{Answer, AskEvent, AskRequest, AskRerank, Explanation, Method, NumberedPassage, Writing},
         filters::parse_filter_text,
     },
 };
+
+use super::search::RerankArgument;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -31,6 +33,8 @@ pub struct Arguments {
     /// Show the passages, the prompt and the time of each stage.
     #[arg(long)]
     explain: bool,
+    #[command(flatten)]
+    rerank: RerankArgument,
 }
 
 pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
@@ -47,6 +51,7 @@ async fn ask(parts: &Parts, arguments: Arguments) -> Result<ExitCode> {
         model: arguments.model,
         explain: arguments.explain,
         writing: Writing::default(),
+        rerank: arguments.rerank.reranking().map_or(AskRerank::Configured, AskRerank::On),
     };
     let mut events = parts.rag.ask(request).await?;
     let mut sources = Vec::new();

@@ -1,13 +1,14 @@
 //! `ragway reembed`
 
-use std::{process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ragway::{
     app::Parts,
     config::Config,
     rag::{
         Caller,
+        gate::{Gate, parse_gate_text},
         reembed::{ReembeddingStage, ReembeddingStatus},
     },
     store::{Collection, TenantId},
@@ -21,6 +22,10 @@ pub struct Arguments {
     /// Go over to this model; goes on where an earlier run was stopped.
     #[arg(long, value_name = "MODEL", group = "action")]
     to: Option<String>,
+    /// Go over only when the new vectors find what the old ones find: JSON,
+    /// {"queries": [{"query": "…", "relevant": ["external id", …]}, …]}, also with "k" and "tolerance".
+    #[arg(long, value_name = "FILE", requires = "to")]
+    gate: Option<PathBuf>,
     /// Say how far it is.
     #[arg(long, group = "action")]
     status: bool,
@@ -36,10 +41,15 @@ pub struct Arguments {
 const LOOK: Duration = Duration::from_millis(250);
 
 pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
+    let gate = arguments.gate.as_ref().map(|file| -> Result<Gate> {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        parse_gate_text(&text).with_context(|| file.display().to_string())
+    });
+    let gate = gate.transpose()?;
     super::with_parts(config, async |parts| {
         let (rag, name) = (&parts.rag, arguments.collection.as_str());
         if let Some(model) = &arguments.to {
-            return start(parts, name, model).await;
+            return start(parts, name, model, gate).await;
         }
         if arguments.status {
             let status = rag.reembedding(TenantId::DEFAULT, name).await?;
@@ -58,8 +68,9 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Works itself: no server needs to run.
-async fn start(parts: &Parts, name: &str, model: &str) -> Result<ExitCode> {
-    parts.rag.start_reembedding(Caller::DEFAULT, name, model).await?;
+async fn start(parts: &Parts, name: &str, model: &str, gate: Option<Gate>) -> Result<ExitCode> {
+    let gated = gate.is_some();
+    parts.rag.start_reembedding(Caller::DEFAULT, name, model, gate).await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let workers = tokio::spawn(parts.rag.clone().run_jobs(async {
         // Also when the sender is gone.
@@ -70,6 +81,9 @@ async fn start(parts: &Parts, name: &str, model: &str) -> Result<ExitCode> {
     let _ = stop.send(());
     workers.await?;
     print_live(&watched?);
+    if gated {
+        println!("the gate passed: the new vectors find what those before found");
+    }
     println!(
         "the vectors before are kept: `ragway reembed {name} --rollback` goes back, `--finish` deletes them"
     );
@@ -90,7 +104,7 @@ async fn watch(parts: &Parts, name: &str) -> Result<Collection> {
         if let Some(job) = status.job.filter(|job| job.state.is_final()) {
             bar.abandon();
             bail!(
-                "it stopped: {}; the same command goes on",
+                "it stopped: {} (the same command goes on)",
                 job.error.unwrap_or_else(|| "its task was cancelled".into())
             );
         }

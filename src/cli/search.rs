@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ragway::{
     config::{Config, SearchMode},
-    rag::{Caller, filters::parse_filter_text, search::SearchRequest},
+    rag::{
+        Caller,
+        filters::parse_filter_text,
+        search::{Reranking, SearchRequest},
+    },
     store::SearchEffort,
 };
 
@@ -29,6 +33,24 @@ pub struct Arguments {
     /// Compare every vector instead of using the index.
     #[arg(long)]
     exact: bool,
+    #[command(flatten)]
+    rerank: RerankArgument,
+}
+
+/// The same for every command that searches.
+#[derive(clap::Args)]
+pub struct RerankArgument {
+    /// Have a reranker put the best passages into order [model: that of routes.rerank]
+    #[arg(long, value_name = "MODEL", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    rerank: Option<String>,
+}
+
+impl RerankArgument {
+    /// What is asked for; none: no reranking.
+    pub fn reranking(&self) -> Option<Reranking> {
+        let model = self.rerank.as_ref()?;
+        Some(Reranking { model: Some(model.clone()).filter(|name| !name.is_empty()), ..Reranking::default() })
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -60,9 +82,13 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
         threshold: arguments.threshold,
         filter: arguments.filter.as_deref().map(parse_filter_text).transpose()?.flatten(),
         effort: if arguments.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
+        rerank: arguments.rerank.reranking(),
     };
     super::with_parts(config, async |parts| {
         let found = parts.rag.search(&request).await?;
+        if let Some(Err(error)) = found.rerank.as_ref().map(|outcome| &outcome.result) {
+            println!("not reranked: {error}\n");
+        }
         if found.passages.is_empty() {
             println!("nothing found");
         }
@@ -71,7 +97,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> Result<ExitCode> {
             let heading = passage.heading.as_deref().unwrap_or_default();
             println!(
                 "{:.3}  {title}  {heading}\n       {}\n",
-                passage.similarity,
+                passage.scores.rerank.unwrap_or(passage.similarity),
                 passage.content.replace('\n', "\n       ")
             );
         }

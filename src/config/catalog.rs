@@ -212,6 +212,8 @@ pub struct AskSettings {
     pub record: bool,
     /// How long an answer is kept.
     pub record_days: u32,
+    /// Whether a reranker chooses the passages of questions that do not say.
+    pub rerank: bool,
 }
 
 impl Default for AskSettings {
@@ -224,6 +226,7 @@ impl Default for AskSettings {
             record: true,
             record_days: 90,
             cache,
+            rerank: false,
         }
     }
 }
@@ -317,6 +320,10 @@ impl Catalog {
             return Err("ask.passages must be at least 1".into());
         }
         self.ask.cache.check()?;
+        self.search.rerank.check()?;
+        if self.ask.rerank && self.routes.rerank.candidates.is_empty() {
+            return Err("ask.rerank: there is no reranker; name one under [routes.rerank]".into());
+        }
         if self.ask.record_days == 0 || self.usage.flush_ms == 0 {
             return Err("ask.record_days and usage.flush_ms must be at least 1".into());
         }

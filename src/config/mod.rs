@@ -20,7 +20,7 @@ pub use environment::{Config, DatabaseSettings, Home};
 pub use jobs::JobSettings;
 pub use llm::*;
 pub use reranker::*;
-pub use search::{SearchMode, SearchSettings};
+pub use search::{MAX_RERANK_CANDIDATES, RerankSettings, SearchMode, SearchSettings};
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 

@@ -31,4 +31,35 @@ impl SearchMode {
 #[serde(deny_unknown_fields, default)]
 pub struct SearchSettings {
     pub mode: SearchMode,
+    pub rerank: RerankSettings,
+}
+
+/// Most passages of one search that a reranker reads.
+pub const MAX_RERANK_CANDIDATES: usize = 200;
+
+/// `[search.rerank]`: of searches and questions whose passages a reranker reads again.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RerankSettings {
+    /// Passages that it reads: the best that were found.
+    pub candidates: usize,
+    /// After it the order before is kept.
+    pub timeout_ms: u64,
+}
+
+impl Default for RerankSettings {
+    fn default() -> Self {
+        Self { candidates: 50, timeout_ms: 5_000 }
+    }
+}
+
+impl RerankSettings {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_RERANK_CANDIDATES).contains(&self.candidates) || self.timeout_ms == 0 {
+            return Err(format!(
+                "search.rerank: candidates must be between 1 and {MAX_RERANK_CANDIDATES}, timeout_ms at least 1"
+            ));
+        }
+        Ok(())
+    }
 }

@@ -236,3 +236,11 @@ fn a_database_may_have_several_servers_and_a_replica() {
     let refused = refused.unwrap_err();
     assert!(refused.contains("DATABASE_REPLICA_URL") && !refused.contains("secret"), "{refused}");
 }
+
+#[test]
+fn questions_are_reranked_only_where_there_is_a_reranker() {
+    let error = refusal(&BUILT_IN.replacen("\nrerank = false", "\nrerank = true", 1));
+    assert!(error.contains("ask.rerank: there is no reranker"), "{error}");
+    let error = refusal(&BUILT_IN.replacen("candidates = 50 ", "candidates = 201 ", 1));
+    assert!(error.contains("search.rerank: candidates must be between 1 and 200"), "{error}");
+}

@@ -11,7 +11,8 @@ use super::{
     Elapsed, Gateway,
     error::{ApiError, Problem},
     filters::FilterSchema,
-    search::count,
+    reranking::RerankChoice,
+    search::{ScoresBody, count},
     sse,
 };
 use crate::{
@@ -19,8 +20,8 @@ use crate::{
     rag::{
         Caller, RagError,
         ask::{
-            Answer, AskEvent, AskRequest, AskStream, Citation, Explanation, Method, NumberedPassage,
-            PassageUse, Use, Writing,
+            Answer, AskEvent, AskRequest, AskRerank, AskStream, Citation, Explanation, Method,
+            NumberedPassage, PassageUse, Use, Writing,
         },
         filters::parse_filter,
     },
@@ -51,6 +52,10 @@ pub struct AskBody {
     #[serde(default)]
     #[schema(example = false)]
     pub(super) explain: bool,
+    /// Whether a reranker chooses the passages; absent: `ask.rerank` of models.toml. Where it fails, the passages
+    /// are those of the search, and `notes` says so.
+    #[schema(example = false)]
+    pub(super) rerank: Option<RerankChoice>,
 }
 
 /// An answer with its sources.
@@ -206,6 +211,7 @@ pub struct SourceBody {
     heading: Option<String>,
     text: String,
     similarity: f32,
+    scores: ScoresBody,
 }
 
 /// A message of the prompt.
@@ -229,7 +235,7 @@ pub struct StageBody {
 /// `error` with a problem.
 #[utoipa::path(tag = "ask", request_body = AskBody, responses(
     (status = 200, description = "The answer", content((AskResponse = "application/json"), (String = "text/event-stream"))),
-    (status = 400, description = "Malformed JSON, an empty question, a bad k or filter, or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 400, description = "Malformed JSON, an empty question, a bad k or filter, an unknown model, or a reranker that is not set up", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
@@ -268,6 +274,11 @@ async fn events(caller: Caller, gateway: &Gateway, body: AskBody) -> Result<AskS
         model: body.model,
         explain: body.explain,
         writing: Writing::default(),
+        rerank: match body.rerank.map(RerankChoice::reranking).transpose()? {
+            None => AskRerank::Configured,
+            Some(None) => AskRerank::Off,
+            Some(Some(reranking)) => AskRerank::On(reranking),
+        },
     };
     Ok(gateway.rag.ask(request).await?)
 }
@@ -393,6 +404,7 @@ impl From<&NumberedPassage> for SourceBody {
             heading: passage.heading.clone(),
             text: passage.content.clone(),
             similarity: passage.similarity,
+            scores: passage.scores.into(),
         }
     }
 }

@@ -37,6 +37,7 @@ mod observe;
 pub mod openapi;
 mod pages;
 mod reembed;
+mod reranking;
 mod search;
 mod sse;
 mod tasks;

@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, delete, get, post, web};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     rag::{
         Caller,
+        gate::parse_gate,
         reembed::{Reembedding, ReembeddingStage, ReembeddingStatus},
     },
     store::JobState,
@@ -24,6 +26,37 @@ use crate::{
 pub struct NewReembedding {
     #[schema(example = "all-MiniLM-L6-v2")]
     model: String,
+    /// What the new vectors have to find before searches read them. Where they find less than the old ones, the
+    /// task fails, `error` says by how much, and searches stay with the old ones. Absent: nothing is measured.
+    #[schema(value_type = Option<GateBody>)]
+    gate: Option<Value>,
+}
+
+/// Queries, and which of the collection's documents answer them; [`crate::rag::gate`] parses it.
+#[derive(ToSchema)]
+#[schema(as = Gate)]
+#[expect(dead_code, reason = "for the API document only")]
+pub struct GateBody {
+    /// Documents that are looked at for each query, 1 to 100; absent: 10.
+    #[schema(example = 10)]
+    k: Option<usize>,
+    /// By how much recall and nDCG may fall, 0 to 1; absent: 0.01.
+    #[schema(example = 0.01)]
+    tolerance: Option<f64>,
+    /// 1 to 1000.
+    queries: Vec<JudgedQueryBody>,
+}
+
+/// A query with the documents that answer it.
+#[derive(ToSchema)]
+#[schema(as = JudgedQuery)]
+#[expect(dead_code, reason = "for the API document only")]
+pub struct JudgedQueryBody {
+    #[schema(example = "When does the first ferry leave?")]
+    query: String,
+    /// Their `external_id`s, 1 to 100.
+    #[schema(example = json!(["timetable"]))]
+    relevant: Vec<String>,
 }
 
 /// The two spaces of a collection that is re-embedded.
@@ -92,7 +125,7 @@ impl From<ReembeddingStatus> for ReembeddingReport {
 /// written to until it is finished, rolled back, or another is started.
 #[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
     (status = 202, description = "Begun, or found running", body = ReembeddingReport),
-    (status = 400, description = "Malformed JSON or an unknown model", body = Problem, content_type = "application/problem+json"),
+    (status = 400, description = "Malformed JSON, an unknown model, or a gate that cannot be measured", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It is of this model already, or goes over to another one", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "A quota is used up; `Retry-After` says when it begins anew", body = Problem, content_type = "application/problem+json"),
@@ -105,7 +138,8 @@ pub async fn start(
     name: web::Path<String>,
     body: web::Json<NewReembedding>,
 ) -> Result<HttpResponse, ApiError> {
-    let begun = gateway.rag.start_reembedding(caller, &name, &body.model);
+    let gate = body.gate.as_ref().map(parse_gate).transpose()?;
+    let begun = gateway.rag.start_reembedding(caller, &name, &body.model, gate);
     let status = gateway.within_time(begun).await?;
     Ok(HttpResponse::Accepted().json(ReembeddingReport::from(status)))
 }

@@ -11,6 +11,7 @@ use super::{
     error::{ApiError, Problem},
     filters::FilterSchema,
     images,
+    reranking::{RerankBody, RerankChoice},
 };
 use crate::{
     config::SearchMode,
@@ -61,6 +62,9 @@ pub struct SearchBody {
     #[serde(default)]
     #[schema(example = false)]
     pub(super) recall: bool,
+    /// Absent: no. `threshold` counts before: it is about similarity, which stays what it is.
+    #[schema(example = false)]
+    pub(super) rerank: Option<RerankChoice>,
 }
 
 pub(super) fn ten() -> i64 {
@@ -114,6 +118,9 @@ pub struct SearchResponse {
     /// How they were found, where the request asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<PlanBody>,
+    /// What became of the reranking, where the request asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rerank: Option<RerankBody>,
 }
 
 /// How passages were found. Never fewer than there are: where an index gives less than `k`, all are compared.
@@ -183,7 +190,7 @@ pub struct SearchResult {
 }
 
 /// What each way of searching says of a passage; null where it did not find it, or was not asked.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ScoresBody {
     /// The similarity.
     #[schema(example = 0.71)]
@@ -194,12 +201,15 @@ pub struct ScoresBody {
     /// What a hybrid search ranks by, made of both.
     #[schema(example = 0.92)]
     fused: Option<f32>,
+    /// How well the passage answers the query, 0 to 1, of the reranker; what it did not read comes after.
+    #[schema(example = json!(null))]
+    rerank: Option<f32>,
 }
 
 impl From<SearchScores> for ScoresBody {
     fn from(scores: SearchScores) -> Self {
-        let SearchScores { dense, lexical, fused } = scores;
-        Self { dense, lexical, fused }
+        let SearchScores { dense, lexical, fused, rerank } = scores;
+        Self { dense, lexical, fused, rerank }
     }
 }
 
@@ -228,7 +238,7 @@ impl From<FoundPassage> for SearchResult {
 /// whose model reads images either finds both.
 #[utoipa::path(tag = "search", responses(
     (status = 200, description = "The passages, best first", body = SearchResponse),
-    (status = 400, description = "Malformed JSON, an empty query, a bad k, threshold or filter", body = Problem, content_type = "application/problem+json"),
+    (status = 400, description = "Malformed JSON, an empty query, a bad k, threshold or filter, or a reranker that is not set up", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The collection's model reads no images, or the image cannot be read", body = Problem, content_type = "application/problem+json"),
@@ -260,6 +270,7 @@ pub(super) async fn find(
         threshold: body.threshold,
         filter: body.filters.as_ref().map(parse_filter).transpose()?.flatten(),
         effort: if body.exact { SearchEffort::Exact } else { SearchEffort::Indexed },
+        rerank: body.rerank.map(RerankChoice::reranking).transpose()?.flatten(),
     };
     let found = gateway.within_time(gateway.rag.search(&request)).await?;
     let recall = match body.recall {
@@ -267,9 +278,9 @@ pub(super) async fn find(
         false => None,
     };
     let plan = found.plan.filter(|_| body.explain || body.recall).map(|plan| PlanBody::of(plan, recall));
-    let mode = found.mode.into();
+    let (mode, rerank) = (found.mode.into(), found.rerank.map(RerankBody::from));
     let results: Vec<SearchResult> = found.passages.into_iter().map(SearchResult::from).collect();
-    Ok(SearchResponse { count: results.len(), results, mode, elapsed_time: elapsed, plan })
+    Ok(SearchResponse { count: results.len(), results, mode, elapsed_time: elapsed, plan, rerank })
 }
 
 async fn query(gateway: &Gateway, text: Option<String>, image: Option<&str>) -> Result<Query, ApiError> {

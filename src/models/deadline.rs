@@ -30,6 +30,11 @@ impl Deadline {
         CURRENT.try_with(|deadline| *deadline).ok().flatten()
     }
 
+    /// Time until then; none once it has passed.
+    pub fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
     pub fn has_passed(&self) -> bool {
         self.at <= Instant::now()
     }

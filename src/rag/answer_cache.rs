@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     ask::{Answer, AskRequest, Cached, NumberedPassage, Writing},
     same_question::ask_the_same,
+    search::Reranking,
     usage::Charge,
 };
 use crate::{
@@ -39,6 +40,7 @@ pub struct CacheKey {
     k: usize,
     filter: Option<Filter>,
     writing: Writing,
+    rerank: Option<Reranking>,
 }
 
 /// The answers of this replica, oldest first.
@@ -60,10 +62,25 @@ impl CacheKey {
     /// None for a request whose answer tells how it was made.
     ///
     /// `collection` must have been looked up before its passages were read.
-    pub fn of(request: &AskRequest, k: usize, collection: &Collection) -> Option<Self> {
+    /// `rerank` is what the request comes to.
+    pub fn of(
+        request: &AskRequest,
+        k: usize,
+        rerank: Option<Reranking>,
+        collection: &Collection,
+    ) -> Option<Self> {
         // Every field is named: a new one must be thought of here.
-        let AskRequest { caller, collection: _, question: _, k: _, filter, model, explain, writing } =
-            request;
+        let AskRequest {
+            caller,
+            collection: _,
+            question: _,
+            k: _,
+            filter,
+            model,
+            explain,
+            writing,
+            rerank: _,
+        } = request;
         (!explain).then(|| Self {
             tenant: caller.tenant,
             collection: collection.id,
@@ -73,6 +90,7 @@ impl CacheKey {
             k,
             filter: filter.clone(),
             writing: writing.clone(),
+            rerank,
         })
     }
 }

@@ -18,6 +18,7 @@ pub mod extract;
 pub mod extractive;
 pub mod feedback;
 pub mod filters;
+pub mod gate;
 pub mod grounding;
 pub mod index_advice;
 pub mod ingest;

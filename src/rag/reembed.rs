@@ -2,8 +2,9 @@
 //!
 //! 1. The collection holds a second space, which a job fills document by document;
 //!    documents stored meanwhile are written to both.
-//! 2. When every document has its passages there, searches read that space: one
-//!    pointer turns, under a lock that finds out whether one is missing.
+//! 2. When every document has its passages there, and a gate passes where one was given
+//!    ([`super::gate`]), searches read that space: one pointer turns, under a lock that
+//!    finds out whether one is missing.
 //! 3. The first space is kept, and written to, so that the pointer can turn back,
 //!    until someone finishes the re-embedding or starts another.
 //!
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::{
     Caller, Rag, RagError,
     embed::EmbedderChoice,
+    gate::Gate,
     jobs::{ReembedWork, Work},
 };
 use crate::{
@@ -69,11 +71,15 @@ impl Reembedding {
 impl Rag {
     /// Starts to re-embed a collection with another model, goes on with what was interrupted, or
     /// finds it being done.
+    ///
+    /// With a gate, also where it is being done already, searches only go over when it passes; else the job
+    /// fails and says why, and nothing changes for searches.
     pub async fn start_reembedding(
         &self,
         caller: Caller,
         name: &str,
         model: &str,
+        gate: Option<Gate>,
     ) -> Result<ReembeddingStatus, RagError> {
         let tenant = caller.tenant;
         self.ledger().admit(caller).await?;
@@ -81,6 +87,9 @@ impl Rag {
         // Both loaded: what cannot work is refused now, not by a job later.
         let target = self.embedder(&EmbedderChoice::Model(model.to_owned())).await?;
         self.embedder_of(&collection).await?;
+        if let Some(gate) = &gate {
+            self.check_gate(caller, &collection, gate).await?;
+        }
         match self.store.add_space(tenant, &collection, target.space()).await? {
             SpaceAdded::Filling => {}
             SpaceAdded::Live => {
@@ -95,11 +104,19 @@ impl Rag {
             }
         }
         let status = self.reembedding(tenant, name).await?;
-        if status.job.as_ref().is_some_and(|job| !job.state.is_final()) {
-            return Ok(status);
+        if let Some(job) = status.job.as_ref().filter(|job| !job.state.is_final()) {
+            if gate.is_none() {
+                return Ok(status);
+            }
+            // Another one takes its place, behind what it has done.
+            self.store.cancel_job(tenant, job.id).await?;
         }
-        let job = self.enqueue_reembedding(caller, &collection).await?;
-        self.store.set_filling_job(tenant, &collection, job).await?;
+        let target = Some(target.space().id.clone());
+        let work = ReembedWork { collection: collection.name.clone(), target, gate };
+        // Whichever job looks meanwhile waits for the name, and then knows whether it is meant.
+        self.store.set_filling_job(tenant, &collection, None).await?;
+        let job = self.enqueue(caller, Work::Reembed(work)).await?;
+        self.store.set_filling_job(tenant, &collection, Some(job)).await?;
         self.reembedding(tenant, name).await
     }
 
@@ -135,7 +152,7 @@ impl Rag {
                 }
             };
             if done {
-                self.enqueue_reembedding(caller, &collection).await?;
+                self.enqueue_cleaning(caller, &collection).await?;
                 return self.collection(tenant, name).await;
             }
         }
@@ -149,7 +166,7 @@ impl Rag {
             Some(OtherSpace { space, state: OtherState::Kept, .. }) => {
                 self.fill(caller, &collection, &collection.space, None).await?;
                 self.store.retire_space(tenant, &collection, space, OtherState::Kept).await?;
-                self.enqueue_reembedding(caller, &collection).await?;
+                self.enqueue_cleaning(caller, &collection).await?;
                 self.collection(tenant, name).await
             }
             Some(OtherSpace { space, .. }) => Err(RagError::Reembedding(format!(
@@ -160,7 +177,9 @@ impl Rag {
         }
     }
 
-    async fn enqueue_reembedding(&self, caller: Caller, collection: &Collection) -> Result<Uuid, RagError> {
-        self.enqueue(caller, Work::Reembed(ReembedWork { collection: collection.name.clone() })).await
+    /// Has what was given up deleted.
+    async fn enqueue_cleaning(&self, caller: Caller, collection: &Collection) -> Result<Uuid, RagError> {
+        let work = ReembedWork { collection: collection.name.clone(), target: None, gate: None };
+        self.enqueue(caller, Work::Reembed(work)).await
     }
 }

@@ -6,7 +6,10 @@ use super::{
     search::check_query,
     usage::{Operation, Tokens},
 };
-use crate::models::{Lane, Relevance, rerankers::first_that_works};
+use crate::models::{
+    Lane, ModelError, Relevance, estimate_tokens,
+    rerankers::{Loaded, first_that_works},
+};
 
 /// Scores with the model that gave them.
 #[derive(Debug, Clone)]
@@ -24,6 +27,16 @@ impl Reranked {
         order.sort_by(|&a, &b| raw[b].total_cmp(&raw[a]));
         order
     }
+
+    /// What it read; where its server does not tell, an estimate.
+    pub(super) fn tokens(&self, query: &str, texts: &[String]) -> Tokens {
+        if self.relevance.tokens > 0 {
+            return Tokens::embedded(self.relevance.tokens);
+        }
+        let asked = estimate_tokens(query);
+        let tokens = texts.iter().map(|text| asked + estimate_tokens(text)).sum();
+        Tokens { estimated: true, ..Tokens::embedded(tokens) }
+    }
 }
 
 impl Rag {
@@ -37,16 +50,38 @@ impl Rag {
     ) -> Result<Reranked, RagError> {
         check_query("query", query)?;
         check_texts(texts, self.catalog.http.max_texts)?;
+        let chosen = self.rerankers_for(model)?;
+        self.ledger().admit(caller).await?;
+        let reranked = self.scored(&chosen, query, texts).await?;
+        self.ledger().record(caller, Operation::Rerank, &reranked.model, reranked.tokens(query, texts));
+        Ok(reranked)
+    }
+
+    /// Whether models.toml names a route of rerankers.
+    pub fn reranks(&self) -> bool {
+        !self.rerankers.choose(None).is_empty()
+    }
+
+    /// Those that a request with this model goes to, in order; none: models.toml names no route.
+    pub(super) fn rerankers_for(&self, model: Option<&str>) -> Result<Vec<&Loaded>, RagError> {
         let chosen = self.rerankers.choose(model);
         if let (Some(model), []) = (model, chosen.as_slice()) {
             let known: Vec<&str> = self.rerankers.names().collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(RagError::UnknownModel(format!("Unknown reranking model: {model}. Known: {known}")));
         }
-        self.ledger().admit(caller).await?;
+        Ok(chosen)
+    }
+
+    /// Scores texts that were found good, of a caller who was admitted and is still to be charged.
+    pub(super) async fn scored(
+        &self,
+        chosen: &[&Loaded],
+        query: &str,
+        texts: &[String],
+    ) -> Result<Reranked, ModelError> {
         let _waiting = self.load.enter();
-        let (model, relevance) = first_that_works(&chosen, query, texts, Lane::Interactive).await?;
-        self.ledger().record(caller, Operation::Rerank, &model, Tokens::embedded(relevance.tokens));
+        let (model, relevance) = first_that_works(chosen, query, texts, Lane::Interactive).await?;
         Ok(Reranked { model, relevance })
     }
 }

@@ -15,6 +15,7 @@ mod lexical;
 mod migrate;
 mod passages;
 mod plans;
+mod preview;
 mod reembedding;
 mod replica;
 mod routes;

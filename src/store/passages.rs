@@ -69,6 +69,8 @@ pub struct SearchScores {
     pub lexical: Option<f32>,
     /// Of both together, by which a hybrid search ranks.
     pub fused: Option<f32>,
+    /// How well the passage answers the query, 0 to 1, of a reranker that read it.
+    pub rerank: Option<f32>,
 }
 
 impl FromRow for FoundPassage {
@@ -241,12 +243,13 @@ impl Store {
                 format!("SELECT p.* FROM tenant_passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}")
             }
         };
+        let readable = parameters.add(query.collection.readable(), Type::TEXT_ARRAY);
         // Whether the space is whole is read in the same snapshot as its passages.
         let statement = format!(
             "SELECT held.*, near.*, d.version AS document_version, d.external_id, d.title, d.source, d.format FROM (
                  SELECT EXISTS (SELECT FROM collection_spaces h
                      WHERE h.collection_id = {collection} AND h.tenant_id = {tenant} AND h.space_id = {space}
-                       AND h.state IN ('live', 'kept')) AS held
+                       AND h.state = ANY({readable})) AS held
              ) held LEFT JOIN (
                  SELECT c.id, c.document_id, c.ordinal, c.heading, c.content, c.metadata,
                         (1 - (c.embedding <=> {vector}))::real AS similarity

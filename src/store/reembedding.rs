@@ -338,12 +338,12 @@ impl Store {
         Ok(SpaceProgress { documents: row.get("documents"), done: row.get("done") })
     }
 
-    /// Names the job that fills the other space.
+    /// Names the job that fills the other space, or none for now.
     pub async fn set_filling_job(
         &self,
         tenant: TenantId,
         collection: &Collection,
-        job: Uuid,
+        job: Option<Uuid>,
     ) -> Result<(), StoreError> {
         self.tenant(tenant)
             .await?

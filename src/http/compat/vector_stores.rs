@@ -9,11 +9,16 @@ use uuid::Uuid;
 use super::{OpenAiError, errors::OpenAiErrorBody};
 use crate::{
     config::SearchMode,
-    http::{Gateway, error::ApiError, filters::FilterSchema},
+    http::{
+        Gateway,
+        error::{ApiError, UNKNOWN_MODEL},
+        filters::FilterSchema,
+        reranking::RerankBody,
+    },
     rag::{
-        Caller,
+        Caller, RagError,
         filters::parse_filter,
-        search::{Query, SearchRequest},
+        search::{Query, Reranking, SearchRequest},
     },
     store::{FoundPassage, SearchEffort},
 };
@@ -47,9 +52,27 @@ pub enum SearchTexts {
 /// How results are ranked.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct RankingOptions {
-    /// Least similarity of a result.
+    /// Absent or `none`: by similarity. `auto` (and OpenAI's own `default-2024-11-15`): by the reranker of
+    /// `[routes.rerank]`, where models.toml names one. Else the name of a `[[reranker]]`.
+    #[schema(example = "auto")]
+    ranker: Option<String>,
+    /// Least `score` of a result: similarity, or what the reranker says, 0 to 1.
     #[schema(example = 0.3)]
     score_threshold: Option<f32>,
+}
+
+/// The name under which OpenAI's clients know its own ranker.
+const OPENAI_RANKER: &str = "default-2024-11-15";
+
+impl RankingOptions {
+    /// The reranking that is meant; `there` tells whether models.toml names a route.
+    fn reranking(&self, there: bool) -> Option<Reranking> {
+        match self.ranker.as_deref() {
+            None | Some("none") => None,
+            Some("auto" | OPENAI_RANKER) => there.then(Reranking::default),
+            Some(model) => Some(Reranking { model: Some(model.to_owned()), ..Reranking::default() }),
+        }
+    }
 }
 
 /// A page of results, the only one.
@@ -64,6 +87,10 @@ pub struct VectorStoreSearchPage {
     has_more: bool,
     #[schema(example = json!(null))]
     next_page: Option<String>,
+    /// Ragway's own: what became of the reranking, where `ranker` asks for one. Where it failed, `score` is the
+    /// similarity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rerank: Option<RerankBody>,
 }
 
 /// A passage.
@@ -74,7 +101,7 @@ pub struct VectorStoreResult {
     /// Its source, else its title.
     #[schema(example = "timetable.md")]
     filename: String,
-    /// Similarity to the query.
+    /// Similarity to the query, or what the reranker says.
     #[schema(example = 0.71)]
     score: f32,
     /// The document's metadata.
@@ -98,7 +125,7 @@ pub struct TextContent {
 #[utoipa::path(tag = "openai", operation_id = "openai_vector_store_search", request_body = VectorStoreSearchRequest,
 params(("vector_store_id" = String, Path, description = "Name of a collection", example = "default")), responses(
     (status = 200, description = "The passages, best first", body = VectorStoreSearchPage),
-    (status = 400, description = "Malformed JSON, an empty query, a bad filter or number of results", body = OpenAiErrorBody),
+    (status = 400, description = "Malformed JSON, an empty query, a bad filter or number of results, an unknown ranker", body = OpenAiErrorBody),
     (status = 404, description = "No such collection", body = OpenAiErrorBody),
     (status = 429, description = "Too much work is queued; `Retry-After` says when to try again", body = OpenAiErrorBody),
     (status = 503, description = "The model or the database is not available", body = OpenAiErrorBody),
@@ -122,6 +149,13 @@ pub async fn search(
     }
     let filter = request.filters.as_ref().map(parse_filter).transpose();
     let filter = filter.map_err(|error| OpenAiError::about(error.into(), "filters"))?.flatten();
+    let ranking = request.ranking_options.unwrap_or_default();
+    let rerank = ranking.reranking(gateway.rag.reranks());
+    // Of a reranker's scores the search knows nothing.
+    let (threshold, least) = match rerank.is_some() {
+        true => (None, ranking.score_threshold),
+        false => (ranking.score_threshold, None),
+    };
     let search = SearchRequest {
         caller,
         collection: Some(collection.into_inner()),
@@ -129,18 +163,36 @@ pub async fn search(
         k,
         // Results are ordered by their `score`, the similarity, and `score_threshold` holds for all.
         mode: Some(SearchMode::Dense),
-        threshold: request.ranking_options.unwrap_or_default().score_threshold,
+        threshold,
         filter,
         effort: SearchEffort::Indexed,
+        rerank,
     };
-    let found = gateway.within_time(gateway.rag.search(&search)).await?;
+    let mut found = gateway.within_time(gateway.rag.search(&search)).await.map_err(about_ranker)?;
+    if let Some(least) = least {
+        // Similarities are of another scale: held against them the threshold would mean something else.
+        if let Some(Err(error)) = found.rerank.as_ref().map(|outcome| outcome.result.clone()) {
+            return Err(ApiError::from(RagError::from(error)).into());
+        }
+        found.passages.retain(|passage| passage.scores.rerank.is_some_and(|score| score >= least));
+    }
     Ok(web::Json(VectorStoreSearchPage {
         object: "vector_store.search_results.page",
         search_query: queries,
         data: found.passages.into_iter().map(VectorStoreResult::from).collect(),
         has_more: false,
         next_page: None,
+        rerank: found.rerank.map(RerankBody::from),
     }))
+}
+
+/// The ranker is the only model that a search names; 404 would be said of the vector store.
+fn about_ranker(error: ApiError) -> OpenAiError {
+    let named = "ranking_options.ranker";
+    match error.code() {
+        UNKNOWN_MODEL => OpenAiError::about(ApiError::invalid(format!("{named}: {}", error.detail())), named),
+        _ => error.into(),
+    }
 }
 
 impl From<FoundPassage> for VectorStoreResult {
@@ -148,7 +200,7 @@ impl From<FoundPassage> for VectorStoreResult {
         Self {
             file_id: passage.document_id,
             filename: passage.source.or(passage.title).unwrap_or_default(),
-            score: passage.similarity,
+            score: passage.scores.rerank.unwrap_or(passage.similarity),
             attributes: passage.metadata,
             content: vec![TextContent { kind: "text", text: passage.content }],
         }

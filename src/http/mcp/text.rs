@@ -22,7 +22,9 @@ pub fn passages(found: &SearchResponse) -> String {
             passage.content.trim()
         )
     });
-    passages.collect::<Vec<_>>().join("\n\n")
+    let failed = found.rerank.as_ref().and_then(|rerank| rerank.error.as_ref());
+    let failed = failed.map(|error| format!("Note: not reranked: {error}"));
+    failed.into_iter().chain(passages).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The answer, then its numbered sources with the words that support it.

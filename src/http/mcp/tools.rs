@@ -12,6 +12,7 @@ use crate::{
         ask::{self, AskBody, AskResponse},
         collections::{self, CollectionList},
         error::ApiError,
+        reranking::RerankChoice,
         search::{self, SearchBody, SearchResponse, ten},
     },
     rag::Caller,
@@ -41,6 +42,9 @@ struct SearchInput {
     /// exists), {"type": "and", "filters": []} (or "or") joins, {"type": "not", "filter": {}} negates.
     #[schema(value_type = Option<Object>)]
     filters: Option<Value>,
+    /// Whether a reranker, where one is set up, reads the best passages again to order them: slower and better.
+    #[serde(default)]
+    rerank: bool,
 }
 
 /// A question.
@@ -68,7 +72,7 @@ struct NoInput {}
 
 impl From<SearchInput> for SearchBody {
     fn from(input: SearchInput) -> Self {
-        let SearchInput { query, collection, k, threshold, filters } = input;
+        let SearchInput { query, collection, k, threshold, filters, rerank } = input;
         Self {
             query: Some(query),
             image: None,
@@ -80,6 +84,7 @@ impl From<SearchInput> for SearchBody {
             exact: false,
             explain: false,
             recall: false,
+            rerank: Some(RerankChoice::Switch(rerank)),
         }
     }
 }
@@ -87,7 +92,7 @@ impl From<SearchInput> for SearchBody {
 impl From<AskInput> for AskBody {
     fn from(input: AskInput) -> Self {
         let AskInput { question, collection, k, filters, model } = input;
-        Self { question, k, filters, model, collection, stream: false, explain: false }
+        Self { question, k, filters, model, collection, stream: false, explain: false, rerank: None }
     }
 }
 

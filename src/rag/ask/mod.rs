@@ -25,7 +25,7 @@ use super::{
     Caller, Rag, RagError,
     answer_cache::CacheKey,
     injection::is_visible,
-    search::{SearchRequest, check_query},
+    search::{Reranking, SearchRequest, check_query},
     usage::Charge,
 };
 use crate::{
@@ -53,6 +53,17 @@ pub struct AskRequest {
     /// Whether the answer says how it was made.
     pub explain: bool,
     pub writing: Writing,
+    pub rerank: AskRerank,
+}
+
+/// Whether a reranker chooses the passages that are read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum AskRerank {
+    /// `ask.rerank` of models.toml says.
+    #[default]
+    Configured,
+    Off,
+    On(Reranking),
 }
 
 /// How a backend is to write; what it writes is checked against the passages all the same.
@@ -234,6 +245,7 @@ impl Rag {
     /// Answers a question that was found good, of a caller who was admitted.
     pub(super) async fn answer(&self, request: AskRequest, k: usize) -> Result<AskStream, RagError> {
         let started = Instant::now();
+        let rerank = self.reranking(&request.rerank);
         let found = self
             .find(&SearchRequest {
                 caller: request.caller,
@@ -244,10 +256,13 @@ impl Rag {
                 threshold: None,
                 filter: request.filter.clone(),
                 effort: SearchEffort::Indexed,
+                rerank: rerank.clone(),
             })
             .await?;
         let (events, receiver) = mpsc::channel(64);
-        let key = CacheKey::of(&request, k, &found.collection);
+        let reranked = found.rerank.as_ref().is_none_or(|outcome| outcome.result.is_ok());
+        // Without its reranker a question has other passages than it should.
+        let key = CacheKey::of(&request, k, rerank, &found.collection).filter(|_| reranked);
         let remembered =
             key.as_ref().and_then(|key| self.answer_cache.get(key, &request.question, &found.vector));
         if let Some((answer, sources)) = remembered {
@@ -269,6 +284,18 @@ impl Rag {
             }
         }
         Err(ModelError::Failed { model: "answer".into(), reason: "the answer ended early".into() }.into())
+    }
+
+    /// What is asked for, or usual; half the time of an answer at most.
+    fn reranking(&self, asked: &AskRerank) -> Option<Reranking> {
+        let within = Some(Duration::from_millis(self.catalog.ask.deadline_ms) / 2);
+        match asked {
+            AskRerank::On(reranking) => Some(Reranking { within, ..reranking.clone() }),
+            AskRerank::Configured if self.catalog.ask.rerank => {
+                Some(Reranking { within, ..Reranking::default() })
+            }
+            AskRerank::Configured | AskRerank::Off => None,
+        }
     }
 
     fn check_backend(&self, model: &str) -> Result<(), RagError> {

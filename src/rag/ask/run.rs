@@ -67,6 +67,10 @@ impl Run {
         started: Instant,
     ) -> Self {
         let account = Account::open(&rag, request.caller, &found);
+        let (rerank_failed, rerank_stage) = match &found.rerank {
+            Some(outcome) => (outcome.result.is_err(), Some(("rerank", outcome.time))),
+            None => (false, None),
+        };
         let numbered = |(index, passage)| NumberedPassage { n: index + 1, passage };
         let sources: Vec<_> = found.passages.into_iter().enumerate().map(numbered).collect();
         let reading = Reading::new(&request.question, found.vector, sources);
@@ -80,16 +84,23 @@ impl Run {
             best_similarity: similarities.reduce(f32::max),
             question_coverage: best.map_or(0.0, |(_, support)| support),
             score: best.map(|(score, _)| score),
-            stages: vec![("embed question", found.embed_time), ("search", found.search_time)],
+            stages: [("embed question", found.embed_time), ("search", found.search_time)]
+                .into_iter()
+                .chain(rerank_stage)
+                .collect(),
             space: space.id.clone(),
             collection: found.collection.name.clone(),
             ..Explanation::default()
         };
+        let mut draft = Draft::new(events);
+        if rerank_failed {
+            draft.note("the reranker did not work; the passages are in the order of the search");
+        }
         Self {
             key,
             context: reading.all_read(),
             reading,
-            draft: Draft::new(events),
+            draft,
             collection: found.collection,
             deadline: (started + Duration::from_millis(rag.catalog.ask.deadline_ms)).into(),
             rag,

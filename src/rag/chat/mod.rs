@@ -15,7 +15,7 @@ pub use pass_on::PassOnError;
 
 use super::{
     Caller, DEFAULT_COLLECTION, Rag, RagError,
-    ask::{AskRequest, AskStream, Writing},
+    ask::{AskRequest, AskRerank, AskStream, Writing},
     usage::Charge,
 };
 use crate::models::{Message, router::Selector};
@@ -89,6 +89,7 @@ impl Rag {
             model: None,
             explain: false,
             writing: Writing { style, ..writing },
+            rerank: AskRerank::Configured,
         };
         let k = self.check_ask(&request)?;
         let events = self.answer(request, k).await?;

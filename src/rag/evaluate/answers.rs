@@ -5,11 +5,15 @@ use std::{collections::HashMap, fs, path::Path};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{EvaluationError, Progress, scores};
+use super::{
+    EvaluationError, Progress,
+    baseline::{DataSet, Evaluation, Measured, named},
+    scores,
+};
 use crate::{
     rag::{
         Caller, Rag,
-        ask::{Answer, AskRequest, Method, Writing},
+        ask::{Answer, AskRequest, AskRerank, Method, Writing},
         ingest::SourceFile,
     },
     store::TenantId,
@@ -40,6 +44,57 @@ pub struct AnswerReport {
     pub extractive: usize,
     /// Mean seconds an answer.
     pub seconds: f64,
+    /// Name of the test set.
+    pub data: String,
+    /// Id of the passages' space, and its embedder.
+    pub space: String,
+    pub model: String,
+    /// Passages that each question got.
+    pub k: usize,
+    /// The score from which on questions were answered.
+    pub answer_cut: f32,
+    /// Scores of the answerable and of the unanswerable questions; those without any passage are left out.
+    pub scores: [Vec<f32>; 2],
+}
+
+/// Which questions are asked, and whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerOptions {
+    pub half: Half,
+    /// Questions at most, spread over the file.
+    pub limit: usize,
+    /// A backend, or `extractive`; absent: the route's choice.
+    pub backend: Option<String>,
+}
+
+impl AnswerReport {
+    /// Of the answerable questions: how many got an answer.
+    pub fn answered_share(&self) -> f64 {
+        self.answered as f64 / self.answerable.max(1) as f64
+    }
+
+    /// As a baseline keeps it.
+    pub fn measured(&self, options: &AnswerOptions, data: &DataSet) -> Measured {
+        let AnswerOptions { half, limit, backend } = options.clone();
+        let figures = [
+            ("answered", self.answered_share()),
+            ("exact_match", self.exact_match),
+            ("f1", self.f1),
+            ("contains_gold", self.contains_gold),
+            ("citation_precision", self.citation_precision),
+            ("quotes_gold", self.quotes_gold),
+            ("abstention", self.abstention),
+        ];
+        Measured {
+            evaluation: Evaluation::Answers { backend, half: half.name().to_owned(), limit },
+            data: data.clone(),
+            space: self.space.clone(),
+            model: self.model.clone(),
+            k: self.k,
+            counts: named([("answerable", self.answerable), ("unanswerable", self.unanswerable)]),
+            figures: named(figures),
+        }
+    }
 }
 
 /// A value of `answer_cut` and what it does.
@@ -63,6 +118,17 @@ pub enum Half {
     Even,
     /// Of the others: to report.
     Odd,
+}
+
+impl Half {
+    /// As the command line and baselines write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Half::All => "all",
+            Half::Even => "even",
+            Half::Odd => "odd",
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -101,27 +167,31 @@ struct Gold {
 pub async fn evaluate_answers(
     rag: &Rag,
     file: &Path,
-    half: Half,
-    limit: usize,
-    model: Option<&str>,
+    options: &AnswerOptions,
     progress: &Progress<'_>,
 ) -> Result<AnswerReport, EvaluationError> {
     let text = fs::read_to_string(file).map_err(|error| EvaluationError::data(file, error))?;
     let squad: Squad = serde_json::from_str(&text).map_err(|error| EvaluationError::data(file, error))?;
     let name = format!("evaluation-{}", Uuid::now_v7());
-    rag.create_collection(TenantId::DEFAULT, &name, None).await?;
-    let result = run(rag, &name, &squad, half, limit, model, progress).await;
+    let collection = rag.create_collection(TenantId::DEFAULT, &name, None).await?;
+    let result = run(rag, &name, &squad, options, progress).await;
     rag.delete_collection(TenantId::DEFAULT, &name).await?;
-    result
+    let entry = rag.catalog().embedder(&collection.space.model);
+    Ok(AnswerReport {
+        data: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        k: rag.catalog().ask.passages,
+        answer_cut: entry.map_or(-1.0, |entry| entry.answer_cut),
+        space: collection.space.id,
+        model: collection.space.model,
+        ..result?
+    })
 }
 
 async fn run(
     rag: &Rag,
     collection: &str,
     squad: &Squad,
-    half: Half,
-    limit: usize,
-    model: Option<&str>,
+    options: &AnswerOptions,
     progress: &Progress<'_>,
 ) -> Result<AnswerReport, EvaluationError> {
     let articles = squad.data.iter().enumerate();
@@ -130,7 +200,7 @@ async fn run(
             article.paragraphs.iter().map(move |paragraph| (number, article.title.as_str(), paragraph))
         })
         .collect();
-    let asked = |number: usize| match half {
+    let asked = |number: usize| match options.half {
         Half::All => true,
         Half::Even => number.is_multiple_of(2),
         Half::Odd => number % 2 == 1,
@@ -154,7 +224,7 @@ async fn run(
         .flat_map(|(index, (_, _, paragraph))| paragraph.qas.iter().map(move |question| (index, question)))
         .collect();
     // Every n-th, so that a small sample is of all articles.
-    let step = questions.len().div_ceil(limit.max(1)).max(1);
+    let step = questions.len().div_ceil(options.limit.max(1)).max(1);
     let sample: Vec<_> = questions.into_iter().step_by(step).collect();
     let mut tally = Tally::default();
     for (done, (paragraph, question)) in sample.iter().enumerate() {
@@ -164,9 +234,10 @@ async fn run(
             question: question.question.clone(),
             k: None,
             filter: None,
-            model: model.map(str::to_owned),
+            model: options.backend.clone(),
             explain: true,
             writing: Writing::default(),
+            rerank: AskRerank::Configured,
         };
         let answer = rag.ask_whole(request).await?;
         tally.add(question, &answer, |document| ids.get(document) == Some(paragraph));
@@ -229,6 +300,8 @@ impl Tally {
         report.seconds = share(report.seconds, report.answerable + report.unanswerable);
         report.citation_precision = share(self.good_citations as f64, self.citations);
         report.quotes_gold = share(self.quotes_gold as f64, self.citations);
+        report.scores =
+            self.scores.clone().map(|scores| scores.into_iter().filter(|score| score.is_finite()).collect());
         report.trade_off = trade_off(self.scores);
         self.report
     }

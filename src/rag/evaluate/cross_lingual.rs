@@ -3,8 +3,19 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use super::{EvaluationError, Progress, retrieval::Entry, retrieval::read_jsonl, vectors::Vectors};
-use crate::models::{Embedder, TextRole};
+use uuid::Uuid;
+
+use super::{
+    EvaluationError, Progress,
+    retrieval::{Entry, RetrievalOptions, TestSet, measure, read_jsonl, store_all},
+    vectors::Vectors,
+};
+use crate::{
+    config::SearchMode,
+    models::{Embedder, TextRole},
+    rag::Rag,
+    store::{Collection, SearchEffort, TenantId},
+};
 
 /// Documents among which the right one is looked for.
 const DEPTH: usize = 5;
@@ -66,6 +77,74 @@ pub async fn evaluate_cross_lingual(
         recall_5.push(row);
     }
     Ok(CrossLingualReport { queries: sets.iter().map(|set| set.queries.len()).sum(), languages, recall_5 })
+}
+
+/// Searches by questions in one language among documents in another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchedPair {
+    pub asked_in: String,
+    pub written_in: String,
+    /// nDCG@10, dense, lexical and hybrid.
+    pub ndcg_10: [f64; 3],
+}
+
+impl SearchedPair {
+    /// By how much the hybrid search is better than the better one of its lists.
+    pub fn gain(&self) -> f64 {
+        let [dense, lexical, hybrid] = self.ndcg_10;
+        hybrid - dense.max(lexical)
+    }
+}
+
+/// The same through the database, in each mode: stores each language's documents in a collection of its own,
+/// which is deleted at the end, and searches it in every language.
+pub async fn evaluate_cross_lingual_search(
+    rag: &Rag,
+    folder: &Path,
+    model: &str,
+    progress: &Progress<'_>,
+) -> Result<Vec<SearchedPair>, EvaluationError> {
+    let languages = languages(folder)?;
+    let mut pairs = Vec::new();
+    for written_in in &languages {
+        let name = format!("evaluation-{}", Uuid::now_v7());
+        let collection = rag.create_collection(TenantId::DEFAULT, &name, Some(model)).await?;
+        let searched = search_language(rag, &collection, folder, written_in, &languages, progress).await;
+        rag.delete_collection(TenantId::DEFAULT, &name).await?;
+        pairs.extend(searched?);
+    }
+    Ok(pairs)
+}
+
+async fn search_language(
+    rag: &Rag,
+    collection: &Collection,
+    folder: &Path,
+    written_in: &str,
+    languages: &[String],
+    progress: &Progress<'_>,
+) -> Result<Vec<SearchedPair>, EvaluationError> {
+    let corpus = read_jsonl(&folder.join(format!("corpus.{written_in}.jsonl")))?;
+    store_all(rag, collection, &corpus, progress).await?;
+    let mut pairs = Vec::new();
+    for asked_in in languages {
+        let queries = read_jsonl(&folder.join(format!("queries.{asked_in}.jsonl")))?;
+        let own = |query: &Entry| (query.id.clone(), HashMap::from([(query.id.clone(), 1.0)]));
+        let judgements = queries.iter().map(own).collect();
+        let set = TestSet { name: asked_in.clone(), corpus: Vec::new(), queries, judgements };
+        let options = RetrievalOptions {
+            model: None,
+            modes: vec![SearchMode::Dense, SearchMode::Lexical, SearchMode::Hybrid],
+            effort: SearchEffort::Exact,
+            rerank: None,
+        };
+        let mut ndcg_10 = [0.0; 3];
+        for (ndcg, mode) in ndcg_10.iter_mut().zip(&options.modes) {
+            *ndcg = measure(rag, collection, &set, *mode, &options, progress).await?.ndcg_10;
+        }
+        pairs.push(SearchedPair { asked_in: asked_in.clone(), written_in: written_in.to_owned(), ndcg_10 });
+    }
+    Ok(pairs)
 }
 
 /// One language.

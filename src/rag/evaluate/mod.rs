@@ -1,21 +1,27 @@
 //! Quality on published test sets, through the same code that serves.
 
 mod answers;
+mod baseline;
 mod bitext;
 mod cross_lingual;
 mod feedback;
+mod gate;
 mod image_text;
 mod retrieval;
-mod scores;
+pub(super) mod scores;
 mod sts;
 mod vectors;
 
-pub use answers::{AnswerReport, Cut, Half, evaluate_answers};
+pub use answers::{AnswerOptions, AnswerReport, Cut, Half, evaluate_answers};
+pub use baseline::{Baseline, DataSet, Measured};
 pub use bitext::{PairScore, evaluate_bitext, mean as bitext_mean};
-pub use cross_lingual::{CrossLingualReport, evaluate_cross_lingual};
+pub use cross_lingual::{
+    CrossLingualReport, SearchedPair, evaluate_cross_lingual, evaluate_cross_lingual_search,
+};
 pub use feedback::{FeedbackReport, evaluate_feedback};
+pub use gate::{Comparison, GateReport, run_gate};
 pub use image_text::{ImageTextReport, evaluate_image_text};
-pub use retrieval::{RetrievalReport, evaluate_retrieval};
+pub use retrieval::{Cutoff, RetrievalOptions, RetrievalReport, evaluate_retrieval};
 pub use sts::{StsReport, evaluate_sts};
 
 /// Is told the stage, how much of it is done, and how much there is.

@@ -1,6 +1,6 @@
 //! The job that does what a collection's spaces ask for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     config::EmbeddingSpace,
-    rag::{Caller, Rag, RagError, extract::Format, ingest::Content, usage::Operation},
+    rag::{Caller, Rag, RagError, extract::Format, gate::Gate, ingest::Content, usage::Operation},
     store::{
         ClaimedJob, Collection, JobStep, Lease, OtherSpace, OtherState, PassageSet, Previous, SpaceProgress,
         SpaceSwitch, StoreError,
@@ -21,12 +21,21 @@ use super::{Performed, caller_of, to_stored};
 const MOMENT: Duration = Duration::from_secs(1);
 /// Documents looked for at once.
 const FILL_PAGE: i64 = 100;
+/// How long a job waits for the name of the one that fills a space, and how often it looks.
+const NAMING: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A collection that goes over to another space, or gives one up. What is to be done stands in
 /// the collection's row: the job can be interrupted anywhere and begun again by any replica.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReembedWork {
     pub collection: String,
+    /// The space that it may fill and have searches go over to; none: it only deletes what was given up.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// What the space has to find for that.
+    #[serde(default)]
+    pub gate: Option<Gate>,
 }
 
 /// What the job ends with.
@@ -50,14 +59,28 @@ impl Rag {
     ) -> Result<Performed, RagError> {
         let caller = caller_of(job);
         let tenant = caller.tenant;
+        let mut gate = work.gate.as_ref();
+        let begun = Instant::now();
         loop {
             let collection = match self.store.collection(tenant, &work.collection).await {
                 Err(StoreError::UnknownCollection(_)) => return Ok(Performed::Whole(Vec::new())),
                 collection => collection?,
             };
             match &collection.other {
-                Some(OtherSpace { space, state: OtherState::Filling, .. }) => {
-                    self.fill_and_switch(caller, &collection, space, &job.lease).await?;
+                Some(OtherSpace { space, state: OtherState::Filling, job: named, .. }) => {
+                    match named {
+                        Some(named) if *named != job.lease.job => return ended(&collection),
+                        None if begun.elapsed() < NAMING => tokio::time::sleep(LOOK).await,
+                        // Whoever asked for another space may want it measured first.
+                        _ if work.target.as_ref() != Some(&space.id) => return ended(&collection),
+                        _ => {
+                            self.fill(caller, &collection, space, Some(&job.lease)).await?;
+                            if let Some(gate) = gate.take() {
+                                self.pass_gate(caller, &collection, gate).await?;
+                            }
+                            self.switch(caller, &collection, space).await?;
+                        }
+                    }
                 }
                 _ if self.store.delete_retired(tenant, &collection).await? => {}
                 // A replica of an earlier version writes to one space only. When it looked the
@@ -76,14 +99,13 @@ impl Rag {
         }
     }
 
-    async fn fill_and_switch(
+    /// Lets searches read the space, where nothing is missing in it.
+    async fn switch(
         &self,
         caller: Caller,
         collection: &Collection,
         space: &EmbeddingSpace,
-        lease: &Lease,
     ) -> Result<(), RagError> {
-        self.fill(caller, collection, space, Some(lease)).await?;
         let switch = self.store.switch_space(caller.tenant, collection, space, Previous::Keep).await?;
         if switch == SpaceSwitch::Done {
             let Collection { name, space: from, .. } = collection;

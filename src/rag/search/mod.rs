@@ -1,6 +1,10 @@
-//! The passages that a query asks for: nearest to it, holding its words, or both.
+//! The passages that a query asks for: nearest to it, holding its words, or both; read again by a
+//! reranker where the request says so.
 
 mod fusion;
+mod reranking;
+
+pub use reranking::{RerankOutcome, RerankedBy, Reranking};
 
 use std::{
     collections::HashMap,
@@ -48,6 +52,8 @@ pub struct SearchRequest {
     pub threshold: Option<f32>,
     pub filter: Option<Filter>,
     pub effort: SearchEffort,
+    /// Has a reranker put the passages into order. What is looked for, and `threshold`, is as without.
+    pub rerank: Option<Reranking>,
 }
 
 /// What a search compares with.
@@ -79,6 +85,8 @@ pub struct SearchOutcome {
     pub tokens: usize,
     pub embed_time: Duration,
     pub search_time: Duration,
+    /// Present where the request asks for a reranking.
+    pub rerank: Option<RerankOutcome>,
 }
 
 impl Rag {
@@ -94,6 +102,15 @@ impl Rag {
 
     /// [`Rag::search`] as a part of something else, which checks the request, admits and charges the caller.
     pub(super) async fn find(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
+        let Some(stage) = self.rerank_stage(request)? else { return self.find_ranked(request).await };
+        let deep = SearchRequest { k: stage.depth(request.k), ..request.clone() };
+        let mut found = self.find_ranked(&deep).await?;
+        stage.run(self, request, &mut found).await;
+        Ok(found)
+    }
+
+    /// In the order of vectors and words.
+    async fn find_ranked(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         for _ in 1..LOOK_UPS {
             match self.search_space(request).await {
                 Err(RagError::Store(StoreError::SpacesChanged(_))) => {}
@@ -117,11 +134,21 @@ impl Rag {
         let started = Instant::now();
         let (mode, passages, plan) = self.find_passages(request, mode, &collection, &vector).await?;
         let search_time = started.elapsed();
-        Ok(SearchOutcome { passages, mode, plan, collection, vector, tokens, embed_time, search_time })
+        Ok(SearchOutcome {
+            passages,
+            mode,
+            plan,
+            collection,
+            vector,
+            tokens,
+            embed_time,
+            search_time,
+            rerank: None,
+        })
     }
 
     /// The mode that is asked for, or the usual one; an image has no words.
-    fn mode_of(&self, request: &SearchRequest) -> Result<SearchMode, RagError> {
+    pub(super) fn mode_of(&self, request: &SearchRequest) -> Result<SearchMode, RagError> {
         let mode = request.mode.unwrap_or(self.catalog.search.mode);
         match (&request.query, mode) {
             (Query::Text(_), mode) => Ok(mode),
@@ -134,7 +161,7 @@ impl Rag {
 
     /// Passages with their scores, best first, the mode in which they were found (without a complete
     /// lexical index a hybrid search is a dense one), and how their vectors were compared.
-    async fn find_passages(
+    pub(super) async fn find_passages(
         &self,
         request: &SearchRequest,
         mode: SearchMode,

@@ -181,7 +181,7 @@ const COUNTS: &str = "
     WITH held AS (
         SELECT EXISTS (SELECT FROM collection_spaces h
             WHERE h.collection_id = $1 AND h.tenant_id = $2 AND h.space_id = $3
-              AND h.state IN ('live', 'kept')) AS held
+              AND h.state = ANY($7)) AS held
     ), index AS (
         SELECT i.id, i.ready, i.passages + coalesce(c.passages, 0) AS passages,
                i.words + coalesce(c.words, 0) AS words
@@ -229,6 +229,7 @@ async fn weights(
                 (&words, Type::TEXT_ARRAY),
                 (&signs, Type::TEXT_ARRAY),
                 (&configuration(query.text), Type::TEXT),
+                (&query.collection.readable(), Type::TEXT_ARRAY),
             ],
         )
         .await?;

@@ -1,12 +1,16 @@
 //! `ragway eval`
 
+mod plot;
+mod print;
+mod svg;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use ragway::{
     config::{Config, SearchMode, TEXT_ROUTE},
@@ -15,15 +19,15 @@ use ragway::{
         Rag, RagError,
         embed::EmbedderChoice,
         evaluate::{
-            AnswerReport, CrossLingualReport, FeedbackReport, Half, ImageTextReport, PairScore, Progress,
-            RetrievalReport, StsReport, bitext_mean, evaluate_answers, evaluate_bitext,
-            evaluate_cross_lingual, evaluate_feedback, evaluate_image_text, evaluate_retrieval, evaluate_sts,
+            AnswerOptions, Baseline, DataSet, Half, Progress, RetrievalOptions, evaluate_answers,
+            evaluate_bitext, evaluate_cross_lingual, evaluate_cross_lingual_search, evaluate_feedback,
+            evaluate_image_text, evaluate_retrieval, evaluate_sts, run_gate,
         },
     },
     store::SearchEffort,
 };
 
-use super::search::ModeArgument;
+use super::search::{ModeArgument, RerankArgument};
 
 /// Model types that the sets without one of their own are measured with.
 const MULTILINGUAL_ROUTE: &str = "multilingual";
@@ -40,6 +44,13 @@ pub enum Command {
         /// What decides which passages are found [default: each after the other]
         #[arg(long, value_enum)]
         mode: Option<ModeArgument>,
+        /// An embedder, or a model type [default: that of the route text-embedding]
+        #[arg(long)]
+        model: Option<String>,
+        #[command(flatten)]
+        rerank: RerankArgument,
+        #[command(flatten)]
+        output: Output,
     },
     /// Answers, citations and abstention on a file in SQuAD 2.0's format.
     Answers {
@@ -53,6 +64,20 @@ pub enum Command {
         /// Ask the questions of every second article only: those to tune on, or the others.
         #[arg(long, value_enum, default_value = "all")]
         half: HalfArgument,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Do the evaluations of a baseline again; fails when a figure fell by more than the baseline allows.
+    Gate {
+        /// What `--save` of `retrieval` or `answers` wrote; its `tolerance` says by how much figures may fall.
+        #[arg(long, value_name = "FILE")]
+        baseline: PathBuf,
+        /// Where a test set is now, if not where it was: a folder or file of the same name.
+        #[arg(long, value_name = "PATH")]
+        data: Vec<PathBuf>,
+        /// Draw the results: one HTML page.
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
     },
     /// Translations found among sentences: recall@1 on files named like `tatoeba.deu-eng.deu`.
     Bitext {
@@ -70,6 +95,9 @@ pub enum Command {
         /// An embedder [default: that of the route multilingual]
         #[arg(long)]
         model: Option<String>,
+        /// Search in the database by vectors, words and both instead: nDCG@10.
+        #[arg(long)]
+        search: bool,
     },
     /// Similarity of sentences: Spearman's correlation × 100 on CSV files of the STS benchmark.
     Sts {
@@ -97,6 +125,17 @@ pub enum Command {
     },
 }
 
+/// Where results go beside the terminal.
+#[derive(clap::Args)]
+pub struct Output {
+    /// Keep the figures in a baseline for `eval gate`, beside what it holds of other evaluations.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Draw the results: one HTML page.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub enum HalfArgument {
     All,
@@ -118,47 +157,89 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
     super::with_parts(config, async |parts| {
         let stages = Stages::default();
         let progress = |stage, done, of| stages.show(stage, done, of);
-        measure(&parts.rag, &command, &progress).await?;
-        Ok(ExitCode::SUCCESS)
+        measure(&parts.rag, &command, &progress).await
     })
     .await
 }
 
-async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Result<()> {
+async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Result<ExitCode> {
     match command {
-        Command::Retrieval { folder, indexed, mode } => {
-            let effort = if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact };
+        Command::Retrieval { folder, indexed, mode, model, rerank, output } => {
             let all = [SearchMode::Dense, SearchMode::Lexical, SearchMode::Hybrid];
-            let modes = mode.map_or(all.to_vec(), |mode| vec![mode.into()]);
-            print_retrieval(&evaluate_retrieval(rag, folder, &modes, effort, progress).await?);
+            let options = RetrievalOptions {
+                model: model.clone(),
+                modes: mode.map_or(all.to_vec(), |mode| vec![mode.into()]),
+                effort: if *indexed { SearchEffort::Indexed } else { SearchEffort::Exact },
+                rerank: rerank.reranking(),
+            };
+            let data = output.data(folder)?;
+            let reports = evaluate_retrieval(rag, folder, &options, progress).await?;
+            print::retrieval(&reports);
+            if let (Some(file), Some(data)) = (&output.save, &data) {
+                Baseline::save(file, reports.iter().map(|report| report.measured(&options, data)).collect())?;
+            }
+            output.plot.as_ref().map_or(Ok(()), |file| plot::retrieval(file, &reports))?;
         }
-        Command::Answers { file, limit, model, half } => {
-            let half = Half::from(*half);
-            print_answers(&evaluate_answers(rag, file, half, *limit, model.as_deref(), progress).await?);
+        Command::Answers { file, limit, model, half, output } => {
+            let options = AnswerOptions { half: Half::from(*half), limit: *limit, backend: model.clone() };
+            let data = output.data(file)?;
+            let report = evaluate_answers(rag, file, &options, progress).await?;
+            print::answers(&report);
+            if let (Some(file), Some(data)) = (&output.save, &data) {
+                Baseline::save(file, vec![report.measured(&options, data)])?;
+            }
+            output.plot.as_ref().map_or(Ok(()), |file| plot::answers(file, &report))?;
+        }
+        Command::Gate { baseline, data, plot } => {
+            let report = run_gate(rag, &Baseline::read(baseline)?, data, progress).await?;
+            print::gate(&report);
+            plot.as_ref().map_or(Ok(()), |file| plot::gate(file, &report))?;
+            return Ok(if report.fell() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         Command::Bitext { folder, model, limit } => {
             let embedder = embedder(rag, model, MULTILINGUAL_ROUTE).await?;
-            print_bitext(&evaluate_bitext(&*embedder, folder, *limit, progress).await?);
+            print::bitext(&evaluate_bitext(&*embedder, folder, *limit, progress).await?);
         }
-        Command::CrossLingual { folder, model } => {
+        Command::CrossLingual { folder, model, search: true } => {
+            let model = embedder(rag, model, MULTILINGUAL_ROUTE).await?.space().model.clone();
+            print::searched_pairs(&evaluate_cross_lingual_search(rag, folder, &model, progress).await?);
+        }
+        Command::CrossLingual { folder, model, search: false } => {
             let embedder = embedder(rag, model, MULTILINGUAL_ROUTE).await?;
-            print_cross_lingual(&evaluate_cross_lingual(&*embedder, folder, progress).await?);
+            print::cross_lingual(&evaluate_cross_lingual(&*embedder, folder, progress).await?);
         }
         Command::Sts { files, model } => {
             let embedder = embedder(rag, model, TEXT_ROUTE).await?;
             for file in files {
-                print_sts(file, &evaluate_sts(&*embedder, file, progress).await?);
+                print::sts(file, &evaluate_sts(&*embedder, file, progress).await?);
             }
         }
         Command::Feedback { export } => {
-            print_feedback(&evaluate_feedback(rag, export.as_deref(), progress).await?);
+            print::feedback(&evaluate_feedback(rag, export.as_deref(), progress).await?);
         }
         Command::ImageText { folder, model, language } => {
             let embedder = embedder(rag, model, IMAGE_ROUTE).await?;
-            print_image_text(&evaluate_image_text(&*embedder, folder, language, progress).await?);
+            print::image_text(&evaluate_image_text(&*embedder, folder, language, progress).await?);
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Output {
+    /// Looks at what would be written before hours of measuring; the test set, where it is kept.
+    fn data(&self, path: &Path) -> Result<Option<DataSet>> {
+        for file in [&self.save, &self.plot].into_iter().flatten() {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if folder.is_some_and(|folder| !folder.is_dir()) {
+                bail!("{}: its folder does not exist", file.display());
+            }
+        }
+        let Some(save) = &self.save else { return Ok(None) };
+        if save.exists() {
+            Baseline::read(save)?;
+        }
+        Ok(Some(DataSet::of(path)?))
+    }
 }
 
 /// The embedder of this name, else the one of the route; says on stdout which it is.
@@ -193,79 +274,4 @@ impl Stages {
             }
         }
     }
-}
-
-fn print_retrieval(reports: &[RetrievalReport]) {
-    if let Some(report) = reports.first() {
-        println!("documents   {}", report.documents);
-        println!("queries     {}", report.queries);
-    }
-    for report in reports {
-        let [first, second] = report.ndcg_10_halves;
-        println!("\nmode        {}", report.mode.name());
-        println!("nDCG@10     {:.4} ({first:.4} and {second:.4} of every second query)", report.ndcg_10);
-        println!("recall@10   {:.4}", report.recall_10);
-        println!("recall@100  {:.4}", report.recall_100);
-        println!("MRR@10      {:.4}", report.mrr_10);
-    }
-}
-
-fn print_answers(report: &AnswerReport) {
-    println!("questions            {} answerable, {} unanswerable", report.answerable, report.unanswerable);
-    println!("answered             {} of the answerable", report.answered);
-    println!("exact match          {:.3}", report.exact_match);
-    println!("F1                   {:.3}", report.f1);
-    println!("holds a gold answer  {:.3}", report.contains_gold);
-    println!("citation precision   {:.3} of the right paragraph", report.citation_precision);
-    println!("quotes               {:.3} hold a gold answer", report.quotes_gold);
-    println!("abstention           {:.3} of the unanswerable", report.abstention);
-    println!("method               {} generated, {} extractive", report.generated, report.extractive);
-    println!("mean time            {:.2} s", report.seconds);
-    println!("\nanswer_cut  answerable kept  unanswerable refused");
-    for cut in &report.trade_off {
-        println!("{:>10.3}  {:>15.3}  {:>20.3}", cut.score, cut.kept, cut.refused);
-    }
-}
-
-fn print_feedback(report: &FeedbackReport) {
-    println!("backend                        up   down");
-    for (backend, (up, down)) in &report.by_backend {
-        println!("{backend:<28} {up:>4}   {down:>4}");
-    }
-    println!("comments                     {:>4}", report.comments);
-}
-
-fn print_bitext(pairs: &[PairScore]) {
-    println!("recall@1    sentences  there   back");
-    for pair in pairs {
-        let languages = format!("{}-{}", pair.language, pair.other);
-        println!("{languages:<11} {:>9}  {:.4}  {:.4}", pair.sentences, pair.there, pair.back);
-    }
-    println!("mean        {:.4}", bitext_mean(pairs));
-}
-
-fn print_cross_lingual(report: &CrossLingualReport) {
-    println!("queries     {}", report.queries);
-    println!("recall@5    {}", columns(report.languages.iter().map(String::as_str)));
-    for (language, row) in report.languages.iter().zip(&report.recall_5) {
-        let recalls: Vec<String> = row.iter().map(|recall| format!("{recall:.3}")).collect();
-        println!("{language:<11} {}", columns(recalls.iter().map(String::as_str)));
-    }
-    println!("rows: the language of the queries; columns: of the documents");
-    println!("mean        {:.4} across languages, {:.4} within", report.across(), report.within());
-}
-
-fn columns<'a>(cells: impl Iterator<Item = &'a str>) -> String {
-    cells.map(|cell| format!("{cell:>7}")).collect()
-}
-
-fn print_sts(file: &Path, report: &StsReport) {
-    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
-    println!("{name}  {} pairs, Spearman × 100 = {:.2}", report.pairs, report.spearman);
-}
-
-fn print_image_text(report: &ImageTextReport) {
-    println!("images      {}", report.images);
-    println!("captions    {}", report.captions);
-    println!("recall@5    {:.4}", report.recall_5);
 }
