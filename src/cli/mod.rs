@@ -2,15 +2,19 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line's output is its interface")]
 
 mod ask;
+mod audit;
 mod doctor;
 mod evaluate;
 mod extract_worker;
 mod index;
 mod ingest;
+mod keys;
 mod models;
 mod reembed;
 mod search;
 mod serve;
+mod span;
+mod token;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -54,6 +58,15 @@ enum Command {
     },
     /// Go over to another model while the collection is used.
     Reembed(reembed::Arguments),
+    /// Keys of programs: make, list, revoke.
+    Keys {
+        #[command(subcommand)]
+        command: keys::Command,
+    },
+    /// Print a token for trying things out, signed with JWT_SECRET.
+    Token(token::Arguments),
+    /// Show who administered what.
+    Audit(audit::Arguments),
     /// Show or fetch model files.
     Models {
         #[command(subcommand)]
@@ -125,6 +138,9 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Search(arguments) => search::run(&config, arguments).await,
         Command::Index { command } => index::run(&config, command).await,
         Command::Reembed(arguments) => reembed::run(&config, arguments).await,
+        Command::Keys { command } => keys::run(&config, command).await,
+        Command::Token(arguments) => token::run(&config, &arguments),
+        Command::Audit(arguments) => audit::run(&config, arguments).await,
         Command::Models { command } => models::run(&config, command).await,
         Command::Migrate => run_migrations(&config).await,
         Command::Doctor => doctor::run(&config).await,
