@@ -1,7 +1,7 @@
 //! Public keys of whoever issues tokens: a JSON Web Key Set (RFC 7517) in a file or behind a URL.
 //!
 //! Issuers change their keys: a token that names an unknown one makes the set be read again, at most once in
-//! [`PAUSE`], whoever asks. Keys that are known are used meanwhile.
+//! [`Pace::pause`], whoever asks. Keys that are known are used meanwhile.
 
 use std::{
     path::PathBuf,
@@ -21,18 +21,26 @@ use url::Url;
 use super::tokens::VerifyingKey;
 use crate::{config::KeySetSource, tls};
 
-/// Between two attempts to read the set.
-pub const PAUSE: Duration = Duration::from_secs(10);
-/// After which a key that the issuer has withdrawn is looked for.
-const MAX_AGE: Duration = Duration::from_secs(600);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Real sets have a few kilobytes.
 const MAX_BYTES: usize = 1 << 20;
 
+/// How often the set is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two attempts at least.
+    pub pause: Duration,
+    /// After which it is looked whether the issuer has withdrawn a key.
+    pub max_age: Duration,
+}
+
+/// The pace of a server.
+pub const PACE: Pace = Pace { pause: Duration::from_secs(10), max_age: Duration::from_secs(600) };
+
 /// The keys, read again when they have to be.
 pub struct KeySet {
     source: Source,
-    pause: Duration,
+    pace: Pace,
     known: RwLock<Known>,
     /// When the set was last tried to be read. Whoever reads holds it, the others wait and find what was read.
     tried: Mutex<Option<Instant>>,
@@ -69,8 +77,8 @@ pub enum NoKey {
 }
 
 impl KeySet {
-    /// Nothing is read yet. `pause` lies between two attempts.
-    pub fn new(source: &KeySetSource, pause: Duration) -> reqwest::Result<Arc<Self>> {
+    /// Nothing is read yet.
+    pub fn new(source: &KeySetSource, pace: Pace) -> reqwest::Result<Arc<Self>> {
         let source = match source {
             KeySetSource::File(path) => Source::File(path.clone()),
             KeySetSource::Url(url) => {
@@ -80,13 +88,13 @@ impl KeySet {
             }
         };
         let (known, tried) = (RwLock::default(), Mutex::new(None));
-        Ok(Arc::new(Self { source, pause, known, tried }))
+        Ok(Arc::new(Self { source, pace, known, tried }))
     }
 
     /// The key of this `kid`, or the only one.
     pub async fn key(self: &Arc<Self>, id: Option<&str>) -> Result<VerifyingKey, NoKey> {
         if let Ok(key) = self.find(id) {
-            if self.known().read.is_some_and(|read| read.elapsed() > MAX_AGE) {
+            if self.is_old() {
                 let set = Arc::clone(self);
                 tokio::spawn(async move { set.refresh().await });
             }
@@ -99,7 +107,7 @@ impl KeySet {
     /// Reads the set unless that was tried a moment ago; says why it could not be.
     pub async fn refresh(&self) -> Option<String> {
         let mut tried = self.tried.lock().await;
-        if tried.is_some_and(|at| at.elapsed() < self.pause) {
+        if tried.is_some_and(|at| at.elapsed() < self.pace.pause) {
             return None;
         }
         let read = self.read().await;
@@ -115,6 +123,14 @@ impl KeySet {
                 Some(error)
             }
         }
+    }
+
+    /// Whether the set should be read again and nobody is about to.
+    fn is_old(&self) -> bool {
+        let old = self.known().read.is_some_and(|read| read.elapsed() >= self.pace.max_age);
+        let idle =
+            || self.tried.try_lock().is_ok_and(|at| at.is_none_or(|at| at.elapsed() >= self.pace.pause));
+        old && idle()
     }
 
     fn known(&self) -> Known {
@@ -212,8 +228,10 @@ mod tests {
         Mock::given(method("GET")).respond_with(response).mount(server).await;
     }
 
-    fn set(server: &MockServer, pause: Duration) -> Arc<KeySet> {
-        KeySet::new(&KeySetSource::Url(server.uri().parse().unwrap()), pause).unwrap()
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn set(server: &MockServer, pause: Duration, max_age: Duration) -> Arc<KeySet> {
+        KeySet::new(&KeySetSource::Url(server.uri().parse().unwrap()), Pace { pause, max_age }).unwrap()
     }
 
     async fn fetches(server: &MockServer) -> usize {
@@ -224,7 +242,7 @@ mod tests {
     async fn a_key_that_came_later_is_found_and_known_ones_are_not_asked_for() {
         let server = MockServer::start().await;
         answer(&server, ResponseTemplate::new(200).set_body_json(json!({"keys": [key("old")]}))).await;
-        let set = set(&server, Duration::ZERO);
+        let set = set(&server, Duration::ZERO, LONG);
         for _ in 0..3 {
             set.key(Some("old")).await.unwrap();
         }
@@ -240,7 +258,7 @@ mod tests {
     async fn unknown_keys_make_nobody_fetch_more_than_once_in_a_pause() {
         let server = MockServer::start().await;
         answer(&server, ResponseTemplate::new(200).set_body_json(json!({"keys": [key("a")]}))).await;
-        let set = set(&server, Duration::from_secs(3600));
+        let set = set(&server, LONG, LONG);
         let asked = (0..20).map(|n| {
             let set = Arc::clone(&set);
             tokio::spawn(async move { set.key(Some(&format!("made up {n}"))).await })
@@ -253,10 +271,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_that_was_withdrawn_ends_in_time() {
+        let server = MockServer::start().await;
+        answer(&server, ResponseTemplate::new(200).set_body_json(json!({"keys": [key("old")]}))).await;
+        let set = set(&server, Duration::ZERO, Duration::ZERO);
+        set.key(Some("old")).await.unwrap();
+        answer(&server, ResponseTemplate::new(200).set_body_json(json!({"keys": [key("new")]}))).await;
+        for _ in 0..1000 {
+            // The first of these are still let in, while the set is read behind them.
+            if set.key(Some("old")).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the key is still believed");
+    }
+
+    #[tokio::test]
     async fn an_issuer_that_fails_leaves_the_keys_that_are_known() {
         let server = MockServer::start().await;
         answer(&server, ResponseTemplate::new(500)).await;
-        let set = set(&server, Duration::ZERO);
+        let set = set(&server, Duration::ZERO, LONG);
         assert_eq!(set.key(Some("a")).await.unwrap_err(), NoKey::Unreadable);
         answer(&server, ResponseTemplate::new(200).set_body_json(json!({"keys": [key("a")]}))).await;
         set.key(Some("a")).await.unwrap();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AccessError, Permission, Permissions, Refusal,
-    key_set::{KeySet, NoKey, PAUSE},
+    key_set::{KeySet, NoKey, PACE},
     signatures,
 };
 use crate::config::{KeySetSource, PublicKey, TokenKey, TokenSettings};
@@ -164,7 +164,7 @@ impl From<NoKey> for Refusal {
 }
 
 async fn key_set(source: &KeySetSource) -> Result<Arc<KeySet>, AccessError> {
-    let set = KeySet::new(source, PAUSE).map_err(|error| AccessError(format!("JWT_JWKS: {error}")))?;
+    let set = KeySet::new(source, PACE).map_err(|error| AccessError(format!("JWT_JWKS: {error}")))?;
     match (set.refresh().await, source) {
         (Some(error), KeySetSource::File(_)) => Err(AccessError(format!("JWT_JWKS: {error}"))),
         // It is in the log, and tried again when a token comes.
