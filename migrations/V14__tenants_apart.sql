@@ -114,6 +114,21 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
         WHERE i.fill_from IS NOT NULL ORDER BY i.id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
 $$;
 
+-- A key by its hash, which only who has the key can tell; its tenant is not known before.
+CREATE FUNCTION api_key_of_hash(hash bytea)
+RETURNS TABLE (id uuid, tenant_id uuid, tenant_name text, name text, permissions text[], created_at timestamptz,
+               expires_at timestamptz, revoked_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT k.id, k.tenant_id, t.name, k.name, k.permissions, k.created_at, k.expires_at, k.revoked_at
+    FROM api_keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.key_hash = hash;
+$$;
+
+-- The tenant that a token names, by its id or, where that is null, by its name.
+CREATE FUNCTION find_tenant(of_id uuid, of_name text) RETURNS uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT id FROM tenants WHERE id = of_id OR of_id IS NULL AND name = of_name;
+$$;
+
 -- For the application's role alone, which is granted them after the migrations.
 REVOKE EXECUTE ON FUNCTION claim_job, sweep_jobs, sweep_answers, usage_spent, lock_lexical_index_to_fill,
-    keep_tenants_apart FROM PUBLIC;
+    api_key_of_hash, find_tenant, keep_tenants_apart FROM PUBLIC;

@@ -9,12 +9,32 @@ use std::{
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "config",
-        &["crate::assets", "crate::models", "crate::store", "crate::rag", "crate::http", "crate::app"],
+        &[
+            "crate::access",
+            "crate::assets",
+            "crate::models",
+            "crate::store",
+            "crate::rag",
+            "crate::http",
+            "crate::app",
+        ],
     ),
-    ("assets", &["crate::models", "crate::store", "crate::rag", "crate::http", "crate::app", "actix"]),
+    (
+        "assets",
+        &[
+            "crate::access",
+            "crate::models",
+            "crate::store",
+            "crate::rag",
+            "crate::http",
+            "crate::app",
+            "actix",
+        ],
+    ),
     (
         "models",
         &[
+            "crate::access",
             "crate::assets",
             "crate::store",
             "crate::rag",
@@ -24,10 +44,26 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "tokio_postgres",
         ],
     ),
-    ("store", &["crate::models", "crate::rag", "crate::http", "crate::app", "actix", "candle"]),
+    (
+        "store",
+        &["crate::access", "crate::models", "crate::rag", "crate::http", "crate::app", "actix", "candle"],
+    ),
+    (
+        "access",
+        &[
+            "crate::assets",
+            "crate::models",
+            "crate::rag",
+            "crate::http",
+            "crate::app",
+            "actix",
+            "tokio_postgres",
+        ],
+    ),
     (
         "rag",
         &[
+            "crate::access",
             "crate::http",
             "crate::app",
             "crate::assets",

@@ -20,11 +20,13 @@ pub async fn own_home() -> tempfile::TempDir {
     folder
 }
 
-fn ragway(home: &Path) -> Command {
+pub fn ragway(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ragway"));
     command.env("RAGWAY_HOME", home).current_dir(home);
     for variable in
         ["DATABASE_URL", "DB_HOST", "RAGWAY_CONFIG", "RAGWAY_PROMPTS", "PORT", "HOST", "OPENAI_API_KEY"]
+            .into_iter()
+            .chain(["RAGWAY_AUTH", "JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS", "JWT_ISSUER", "JWT_AUDIENCE"])
     {
         command.env_remove(variable);
     }

@@ -11,9 +11,10 @@ use std::{
 use crate::checkpoint;
 use futures_util::FutureExt;
 use ragway::{
+    access::Access,
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
-    config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
+    config::{AuthSettings, BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
     models::{
         Embedder, Embedders, Generator, Rerankers,
         cache::EmbeddingCache,
@@ -52,6 +53,8 @@ pub struct Setup {
     pub replica_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
     pub rerankers: Rerankers,
+    /// Absent: nobody has to say who they are.
+    pub auth: Option<AuthSettings>,
 }
 
 /// A running ragway.
@@ -88,6 +91,7 @@ impl TestApp {
             replica_url: None,
             redis_url: None,
             rerankers: Rerankers::default(),
+            auth: None,
         };
         change(&mut setup);
         let (database_url, admin_url) = match setup.database {
@@ -133,12 +137,18 @@ impl TestApp {
         let rag = Rag::new(catalog, store, embedders, answers, prompts, cache);
         let rag = rag.with_rerankers(setup.rerankers).with_readers(readers);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
+        let access = Access::new(setup.auth.as_ref(), rag.store()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
+        let application = Application::start(listener, rag.clone(), access, 1, Vec::new()).unwrap();
         let url = format!("http://{}", application.address());
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async { application.run_until(stopped.map(drop)).await.unwrap() });
         Self { url, client: reqwest::Client::new(), proxy, admin_url, database_url, rag, running, stop }
+    }
+
+    /// The store with the owner's role.
+    pub async fn owner(&self) -> Store {
+        Store::connect(&self.admin_url, &catalog().database).await.unwrap()
     }
 
     /// Stops it as a signal does.

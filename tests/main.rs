@@ -10,6 +10,7 @@ mod checkpoint;
 mod harness;
 mod llm;
 
+mod access;
 mod answer_cache;
 mod architecture;
 mod ask;

@@ -18,6 +18,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use crate::{
+    access::Access,
     assets::Assets,
     config::{Catalog, Config, DatabaseSettings, GgufEntry, Load, TEXT_ROUTE},
     http::{self, Gateway},
@@ -73,10 +74,16 @@ pub struct Application {
 
 impl Application {
     /// Serves on a bound listener; `samples` are questions that the page offers.
-    pub fn start(listener: TcpListener, rag: Rag, workers: usize, samples: Vec<String>) -> Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        rag: Rag,
+        access: Access,
+        workers: usize,
+        samples: Vec<String>,
+    ) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        let server = http::serve(listener, Gateway::new(rag.clone(), metrics, samples)?, workers)?;
+        let server = http::serve(listener, Gateway::new(rag.clone(), access, metrics, samples)?, workers)?;
         Ok(Self { server, address, rag })
     }
 

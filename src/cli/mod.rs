@@ -2,17 +2,21 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line's output is its interface")]
 
 mod ask;
+mod audit;
 mod doctor;
 mod evaluate;
 mod extract_worker;
 mod index;
 mod ingest;
+mod keys;
 mod models;
 mod reembed;
 mod search;
 mod serve;
 mod shards;
+mod span;
 mod tenant;
+mod token;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -66,6 +70,15 @@ enum Command {
         #[command(subcommand)]
         command: tenant::Command,
     },
+    /// Keys of programs: make, list, revoke.
+    Keys {
+        #[command(subcommand)]
+        command: keys::Command,
+    },
+    /// Print a token for trying things out, signed with JWT_SECRET.
+    Token(token::Arguments),
+    /// Show who administered what.
+    Audit(audit::Arguments),
     /// Show or fetch model files.
     Models {
         #[command(subcommand)]
@@ -139,6 +152,9 @@ async fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Shards { command } => shards::run(&config, command).await,
         Command::Reembed(arguments) => reembed::run(&config, arguments).await,
         Command::Tenant { command } => tenant::run(&config, command).await,
+        Command::Keys { command } => keys::run(&config, command).await,
+        Command::Token(arguments) => token::run(&config, &arguments),
+        Command::Audit(arguments) => audit::run(&config, arguments).await,
         Command::Models { command } => models::run(&config, command).await,
         Command::Migrate => run_migrations(&config).await,
         Command::Doctor => doctor::run(&config).await,
@@ -164,6 +180,15 @@ async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> Result
     };
     parts.stop().await?;
     result
+}
+
+/// Runs a command that works on the database with the owner's role, which sees all tenants and makes keys.
+async fn with_database_as_owner<T>(config: &Config, work: impl AsyncFnOnce(&Store) -> Result<T>) -> Result<T> {
+    with_database(config, async |_, admin_url| {
+        let owner = Store::connect(admin_url, &config.catalog.database).await?;
+        work(&owner).await
+    })
+    .await
 }
 
 /// Runs a command that needs the database alone, and stops it whatever the command does.

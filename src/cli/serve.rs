@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use ragway::{
+    access::Access,
     app::{Application, Parts},
     assets::Assets,
     config::Config,
@@ -26,18 +27,15 @@ pub struct Arguments {
     /// Store a small demo corpus, so that there is something to ask.
     #[arg(long)]
     demo: bool,
-    /// Listen on an address that others can reach although nobody has to log in.
+    /// Listen on an address that others can reach although nobody has to say who they are.
     #[arg(long)]
     allow_unauthenticated: bool,
 }
 
 pub async fn run(config: Config, arguments: Arguments) -> Result<ExitCode> {
     let host = arguments.host.unwrap_or(config.host);
-    if !host.is_loopback() && !arguments.allow_unauthenticated {
-        bail!(
-            "listening on {host} would let anyone on the network read and delete documents; \
-             add --allow-unauthenticated if that is wanted (behind a proxy that checks who asks, say)"
-        );
+    if config.auth.is_none() {
+        check_address(host, arguments.allow_unauthenticated)?;
     }
     let address = SocketAddr::new(host, arguments.port.unwrap_or(config.port));
     let listener = TcpListener::bind(address)
@@ -50,12 +48,31 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<ExitCode> {
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
     let samples = if arguments.demo { ingest_demo(&parts).await? } else { Vec::new() };
-    let application = Application::start(listener, parts.rag.clone(), config.workers, samples)?;
-    announce(application.address(), arguments.demo);
+    let access = Access::new(config.auth.as_ref(), parts.rag.store()).await?;
+    let application = Application::start(listener, parts.rag.clone(), access, config.workers, samples)?;
+    announce(application.address(), arguments.demo, config.auth.is_some());
     application.run_until(stop).await?;
     parts.stop().await?;
     eprintln!("ragway has stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where nobody has to say who they are, only this machine may be reached from, unless it is wanted otherwise.
+fn check_address(host: IpAddr, allow_unauthenticated: bool) -> Result<()> {
+    if host.is_loopback() {
+        return Ok(());
+    }
+    if !allow_unauthenticated {
+        bail!(
+            "listening on {host} would let anyone on the network read and delete documents; set \
+             RAGWAY_AUTH=required (and make keys with `ragway keys create`) or a JWT_ variable, or add \
+             --allow-unauthenticated if that is wanted (behind a proxy that checks who asks, say)"
+        );
+    }
+    tracing::warn!(
+        "listening on {host}, and nobody has to say who they are: whoever reaches it may do everything"
+    );
+    Ok(())
 }
 
 /// Done at Ctrl-C or SIGTERM; listening begins now, so that none is missed during start.
@@ -88,7 +105,7 @@ async fn ingest_demo(parts: &Parts) -> Result<Vec<String>> {
     Ok(demo::QUESTIONS.iter().take(4).map(|sample| sample.question.to_owned()).collect())
 }
 
-fn announce(address: SocketAddr, demo: bool) {
+fn announce(address: SocketAddr, demo: bool, asks_who: bool) {
     let url = format!("http://{address}");
     let question = if demo { demo::QUESTIONS[0].question } else { "What do the documents say?" };
     eprintln!();
@@ -97,6 +114,9 @@ fn announce(address: SocketAddr, demo: bool) {
     eprintln!("  ask a question   {url}/");
     eprintln!("  explore the API  {url}/docs/");
     eprintln!("  or try           curl {url}/api/v1/ask -H 'content-type: application/json' \\");
+    if asks_who {
+        eprintln!("                        -H 'authorization: Bearer KEY' \\");
+    }
     eprintln!("                        -d '{{\"question\": \"{question}\"}}'");
     eprintln!();
     eprintln!("  Ctrl-C stops it and everything it started.");

@@ -10,7 +10,10 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::Host;
 
-use super::{Catalog, ConfigError, catalog::BUILT_IN};
+use super::{
+    AuthSettings, Catalog, ConfigError, KeySetSource, PublicKey, TokenKey, TokenSettings, auth::auth,
+    catalog::BUILT_IN,
+};
 
 /// Everything ragway is told from outside.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct Config {
     pub database: DatabaseSettings,
     /// `REDIS_URL`: where replicas share what they embedded; absent: each remembers its own.
     pub redis_url: Option<SecretString>,
+    /// Absent: nobody has to say who they are.
+    pub auth: Option<AuthSettings>,
     pub home: Home,
     /// `RAGWAY_PROMPTS`: a folder that replaces the built-in prompts.
     pub prompts: Option<PathBuf>,
@@ -85,6 +90,7 @@ impl Config {
             },
             database: database(&get)?,
             redis_url: redis_url(&get)?,
+            auth: auth(&get)?,
             home: home(&get)?,
             prompts: get("RAGWAY_PROMPTS").map(PathBuf::from),
             catalog: Catalog::parse(&text, &catalog_origin)?,
@@ -113,12 +119,37 @@ impl fmt::Display for Config {
             Some(url) => writeln!(f, "REDIS_URL       {}", redacted(url))?,
             None => writeln!(f, "REDIS_URL       (not set: embeddings are cached in memory)")?,
         }
+        match &self.auth {
+            None => writeln!(f, "RAGWAY_AUTH     off: nobody has to say who they are")?,
+            Some(AuthSettings { tokens }) => {
+                writeln!(f, "RAGWAY_AUTH     required")?;
+                tokens.as_ref().map_or(Ok(()), |tokens| show_tokens(tokens, f))?;
+            }
+        }
         writeln!(f, "cache           {}", self.home.cache.display())?;
         writeln!(f, "data            {}", self.home.data.display())?;
         let prompts = self.prompts.as_ref().map_or("built in".into(), |path| path.display().to_string());
         writeln!(f, "RAGWAY_PROMPTS  {prompts}")?;
         writeln!(f, "catalog         {}", self.catalog_origin)
     }
+}
+
+fn show_tokens(tokens: &TokenSettings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match &tokens.key {
+        TokenKey::Secret(_) => writeln!(f, "JWT_SECRET      (set)")?,
+        TokenKey::PublicKey(PublicKey::Pem(_)) => writeln!(f, "JWT_PUBLIC_KEY  (set)")?,
+        TokenKey::PublicKey(PublicKey::File(path)) => writeln!(f, "JWT_PUBLIC_KEY  {}", path.display())?,
+        TokenKey::KeySet(KeySetSource::File(path)) => writeln!(f, "JWT_JWKS        {}", path.display())?,
+        TokenKey::KeySet(KeySetSource::Url(url)) => {
+            writeln!(f, "JWT_JWKS        {}", redacted(&url.to_string().into()))?;
+        }
+    }
+    writeln!(f, "JWT_ISSUER      {}", tokens.issuer.as_deref().unwrap_or("(not set: any)"))?;
+    writeln!(
+        f,
+        "JWT_AUDIENCE    {}",
+        tokens.audience.as_deref().unwrap_or("(not set: tokens for no audience)")
+    )
 }
 
 /// A URL without its password and options.

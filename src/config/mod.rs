@@ -2,6 +2,7 @@
 //!
 //! Absent here: I/O beyond reading the two, and any check that is left for later.
 
+mod auth;
 mod cache;
 mod catalog;
 mod embedder;
@@ -13,6 +14,7 @@ mod search;
 mod space;
 mod usage;
 
+pub use auth::{AuthSettings, KeySetSource, MIN_SECRET_BYTES, PublicKey, TokenKey, TokenSettings};
 pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
 pub use embedder::*;

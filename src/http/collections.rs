@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     Gateway,
+    audit::Audit,
     error::{ApiError, Problem},
     reembed::ReembeddingBody,
 };
@@ -82,10 +83,14 @@ pub struct CollectionList {
 #[post("/api/v1/collections")]
 pub async fn create(
     caller: Caller,
+    audit: Audit,
     gateway: web::Data<Gateway>,
     body: web::Json<NewCollection>,
 ) -> Result<HttpResponse, ApiError> {
-    let made = gateway.rag.create_collection(caller.tenant, &body.name, body.model.as_deref()).await?;
+    let made = audit.of("collection.create", &body.name, async {
+        Ok(gateway.rag.create_collection(caller.tenant, &body.name, body.model.as_deref()).await?)
+    });
+    let made = made.await?;
     Ok(HttpResponse::Created().json(CollectionBody::from(made)))
 }
 
@@ -138,9 +143,11 @@ pub async fn show(
 #[delete("/api/v1/collections/{name}")]
 pub async fn remove(
     caller: Caller,
+    audit: Audit,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    gateway.rag.delete_collection(caller.tenant, &name).await?;
+    let removed = async { Ok(gateway.rag.delete_collection(caller.tenant, &name).await?) };
+    audit.of("collection.delete", &name, removed).await?;
     Ok(HttpResponse::NoContent().finish())
 }

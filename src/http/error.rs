@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::{fetch::FetchError, observe::request_id};
 use crate::{
+    access::Refusal,
     models::ModelError,
     rag::{RagError, extract::ExtractError, jobs::DocumentFault},
     store::StoreError,
@@ -45,6 +46,15 @@ pub const NOT_LOADED: &str = "model_not_loaded";
 
 /// Code of the problem that a caller has used what it may.
 pub const QUOTA_EXCEEDED: &str = "quota_exceeded";
+
+/// Code of the problem that nothing says who asks.
+pub const NO_CREDENTIALS: &str = "no_credentials";
+
+/// Code of the problem that a key or token is not believed.
+pub const BAD_CREDENTIALS: &str = "invalid_credentials";
+
+/// Code of the problem that a caller may not do what it asks for.
+pub const NO_PERMISSION: &str = "missing_permission";
 
 /// What went wrong with a request.
 #[derive(Debug, Clone)]
@@ -146,8 +156,21 @@ impl ApiError {
         if let Some(allowed) = &self.allow {
             response.insert_header((header::ALLOW, allowed.as_str()));
         }
+        if let Some(challenge) = self.challenge() {
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
+        }
         response.content_type(content_type);
         response.body(serde_json::to_vec(body).unwrap_or_default())
+    }
+
+    /// What `WWW-Authenticate` says (RFC 6750, 3.1).
+    fn challenge(&self) -> Option<&'static str> {
+        match self.code {
+            NO_CREDENTIALS => Some("Bearer realm=\"ragway\""),
+            BAD_CREDENTIALS => Some("Bearer realm=\"ragway\", error=\"invalid_token\""),
+            NO_PERMISSION => Some("Bearer realm=\"ragway\", error=\"insufficient_scope\""),
+            _ => None,
+        }
     }
 
     /// What the response's body says.
@@ -255,6 +278,21 @@ impl ApiError {
     }
 }
 
+impl From<Refusal> for ApiError {
+    fn from(error: Refusal) -> Self {
+        let detail = error.to_string();
+        match error {
+            Refusal::Missing => Self::new(StatusCode::UNAUTHORIZED, NO_CREDENTIALS, detail),
+            Refusal::Invalid(_) => Self::new(StatusCode::UNAUTHORIZED, BAD_CREDENTIALS, detail),
+            Refusal::UnknownTenant(_) => Self::new(StatusCode::FORBIDDEN, "unknown_tenant", detail),
+            Refusal::Unavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", detail).retry_after(5)
+            }
+            Refusal::Store(error) => (&*error).into(),
+        }
+    }
+}
+
 impl From<ModelError> for ApiError {
     fn from(error: ModelError) -> Self {
         let detail = error.to_string();
@@ -283,6 +321,12 @@ impl From<ModelError> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<&StoreError> for ApiError {
+    fn from(error: &StoreError) -> Self {
         let detail = error.to_string();
         match error {
             StoreError::UnknownCollection(_) => {

@@ -15,11 +15,14 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, span, log, metrics), then CORS.
+//! Middleware, outermost first: `observe` (id, span, log, metrics), CORS, `access` (who may call what).
+//! `audit` writes down what is administered.
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
+mod access;
 mod ask;
+mod audit;
 mod caller;
 mod collections;
 mod compat;
@@ -55,6 +58,7 @@ use actix_web::{App, HttpRequest, HttpServer, ResponseError, dev::Server, middle
 use serde::{Serialize, Serializer};
 
 use crate::{
+    access::Access,
     config::{CorsSettings, TEXT_ROUTE},
     metrics::Metrics,
     models::deadline::Deadline,
@@ -69,6 +73,7 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Questions that the page offers.
     pub samples: Vec<String>,
+    access: Access,
     images: ImageFetcher,
 }
 
@@ -89,6 +94,7 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
             .app_data(extractors::query_config())
             .app_data(extractors::path_config())
             .app_data(web::PayloadConfig::new(limit))
+            .wrap(from_fn(access::guard))
             .wrap(cors)
             .wrap(from_fn(observe::observe))
             .configure(openapi::routes)
@@ -106,9 +112,9 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
 
 impl Gateway {
     /// `samples` are questions that the page offers.
-    pub fn new(rag: Rag, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
+    pub fn new(rag: Rag, access: Access, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
         let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
-        Ok(Self { rag, metrics, samples, images })
+        Ok(Self { rag, metrics, samples, access, images })
     }
 
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.
@@ -132,7 +138,7 @@ fn cors(settings: &CorsSettings) -> Cors {
     let mut cors = Cors::default()
         .allowed_methods(settings.methods.iter().map(String::as_str))
         .allowed_headers(settings.headers.iter().map(String::as_str))
-        .expose_headers(["x-request-id", "retry-after", "etag"])
+        .expose_headers(["x-request-id", "retry-after", "etag", "www-authenticate"])
         .max_age(3600);
     for origin in &settings.origins {
         cors =

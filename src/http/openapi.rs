@@ -5,13 +5,13 @@ use utoipa::{
     OpenApi as _,
     openapi::{
         HttpMethod, OpenApi,
-        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
 use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 
 use super::{
-    ask, collections,
+    access, ask, collections,
     compat::{chat, infinity, openai, rerank, tei, vector_stores},
     documents, embed, feedback, health, images, reembed, search, tasks, usage,
 };
@@ -52,12 +52,14 @@ pub fn document() -> OpenApi {
         App::new().into_utoipa_app().openapi(Base::openapi()).configure(api).split_for_parts();
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("Sent where it is given; an installation without accounts asks for none."))
+        .description(Some(
+            "A key (`ragway keys create`) or a JSON Web Token; also taken from `X-API-Key`. Roles of an operation are \
+             permissions, of which one is needed. An installation that asks nobody who they are needs neither.",
+        ))
         .build();
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(token));
-    // Either none or a token: the empty requirement makes it optional.
-    document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new(BEARER, [""; 0])]);
+    access::describe(&mut document, BEARER);
     document
 }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Gateway,
+    audit::Audit,
     collections::CollectionBody,
     error::{ApiError, Problem},
 };
@@ -134,13 +135,14 @@ impl From<ReembeddingStatus> for ReembeddingReport {
 #[post("/api/v1/collections/{name}/reembed")]
 pub async fn start(
     caller: Caller,
+    audit: Audit,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
     body: web::Json<NewReembedding>,
 ) -> Result<HttpResponse, ApiError> {
     let gate = body.gate.as_ref().map(parse_gate).transpose()?;
     let begun = gateway.rag.start_reembedding(caller, &name, &body.model, gate);
-    let status = gateway.within_time(begun).await?;
+    let status = audit.of("reembedding.start", &name, gateway.within_time(begun)).await?;
     Ok(HttpResponse::Accepted().json(ReembeddingReport::from(status)))
 }
 
@@ -174,11 +176,13 @@ pub async fn show(
 #[delete("/api/v1/collections/{name}/reembed")]
 pub async fn roll_back(
     caller: Caller,
+    audit: Audit,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
     let turned = gateway.rag.roll_back_reembedding(caller, &name);
-    Ok(web::Json(gateway.within_time(turned).await?.into()))
+    let turned = audit.of("reembedding.roll_back", &name, gateway.within_time(turned)).await?;
+    Ok(web::Json(turned.into()))
 }
 
 /// Finish a re-embedding
@@ -193,9 +197,11 @@ pub async fn roll_back(
 #[post("/api/v1/collections/{name}/reembed/finish")]
 pub async fn finish(
     caller: Caller,
+    audit: Audit,
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
     let finished = gateway.rag.finish_reembedding(caller, &name);
-    Ok(web::Json(gateway.within_time(finished).await?.into()))
+    let finished = audit.of("reembedding.finish", &name, gateway.within_time(finished)).await?;
+    Ok(web::Json(finished.into()))
 }

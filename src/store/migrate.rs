@@ -145,7 +145,10 @@ async fn grant(client: &Client, role: &str) -> Result<(), StoreError> {
         .query_typed_one(
             "SELECT format('GRANT USAGE ON SCHEMA public TO %1$I;
                             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %1$I;
-                            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO %1$I', $1) AS statements
+                            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO %1$I;
+                            REVOKE INSERT, UPDATE, DELETE ON api_keys FROM %1$I;
+                            REVOKE UPDATE, DELETE ON audit_log FROM %1$I;
+                            GRANT UPDATE (outcome) ON audit_log TO %1$I', $1) AS statements
              WHERE $1 <> current_user",
             &[(&role, text)],
         )

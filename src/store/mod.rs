@@ -3,6 +3,7 @@
 //! Absent here: models, HTTP. Absent elsewhere: SQL. Every function names its
 //! tenant, and so do its transactions to the database; every vector names its space.
 
+mod audit;
 mod collections;
 mod documents;
 pub mod embedded;
@@ -10,6 +11,7 @@ mod feedback;
 mod filter;
 mod indexes;
 mod jobs;
+mod keys;
 mod leases;
 mod lexical;
 mod migrate;
@@ -24,6 +26,7 @@ mod shards;
 mod tenants;
 mod usage;
 
+pub use audit::{AuditEntry, DONE, NewAuditEntry};
 pub use collections::Collection;
 pub use documents::{
     Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, DocumentVersion, EarlierPassage,
@@ -36,6 +39,7 @@ pub use indexes::{
     VectorIndex,
 };
 pub use jobs::{Job, JobState, NewJob};
+pub use keys::{ApiKey, NewApiKey};
 pub use leases::{ClaimedJob, JobStep, Lease, Retry};
 pub use lexical::{LexicalMatches, LexicalQuery};
 use migrate::{ITERATIVE_SCAN, parse_version};

@@ -97,12 +97,12 @@ const GUARDED: &str = "
     SELECT p.polrelid::regclass::text AS table FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
     WHERE p.polname = 'tenant_rows' AND NOT c.relrowsecurity ORDER BY c.oid = 'tenants'::regclass, c.oid";
 
-/// Collections go first: what is in them goes with them.
+/// Collections go first: what is in them goes with them. Who administered what stays known.
 const HOLDING: &str = "
     SELECT format('DELETE FROM %s WHERE tenant_id = $1', c.oid::regclass) AS statement
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
     WHERE a.attname = 'tenant_id' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
-      AND c.relnamespace = 'public'::regnamespace
+      AND c.relnamespace = 'public'::regnamespace AND c.oid <> 'audit_log'::regclass
     ORDER BY c.oid <> 'collections'::regclass, c.oid";
 
 impl TenantAdmin {

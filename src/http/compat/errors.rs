@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::{
-    error::{ApiError, NOT_LOADED, QUOTA_EXCEEDED, UNKNOWN_MODEL},
+    error::{ApiError, BAD_CREDENTIALS, NO_CREDENTIALS, NOT_LOADED, QUOTA_EXCEEDED, UNKNOWN_MODEL},
     observe::request_id,
 };
 
@@ -63,6 +63,7 @@ impl OpenAiError {
         let code = match self.error.code() {
             _ if unknown_model => "model_not_found",
             _ if no_quota => INSUFFICIENT_QUOTA,
+            NO_CREDENTIALS | BAD_CREDENTIALS => "invalid_api_key",
             code => code,
         };
         let kind = match status {
@@ -179,6 +180,14 @@ impl TeiErrorKind {
 }
 
 impl TeiError {
+    /// Their server knows no permissions: what they mean has HTTP's own statuses.
+    fn status(&self) -> StatusCode {
+        match self.error.status() {
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => status,
+            _ => self.kind.status(),
+        }
+    }
+
     /// A list that must not be empty.
     pub fn empty(field: &str) -> Self {
         let error = ApiError::invalid(format!("`{field}` is empty; give at least one text"));
@@ -201,12 +210,12 @@ impl std::fmt::Display for TeiError {
 
 impl ResponseError for TeiError {
     fn status_code(&self) -> StatusCode {
-        self.kind.status()
+        self.status()
     }
 
     fn error_response(&self) -> HttpResponse {
         let body = TeiErrorBody { error: self.error.detail().to_owned(), error_type: self.kind };
-        self.error.response(self.kind.status(), "application/json", &body)
+        self.error.response(self.status(), "application/json", &body)
     }
 }
 

@@ -31,7 +31,7 @@ use serde_json::json;
 use url::Url;
 
 use super::{Gateway, error::ApiError, extractors::body_bytes, observe::RequestScope};
-use crate::{config::HttpSettings, rag::Caller};
+use crate::{access::Identity, config::HttpSettings};
 use server::McpServer;
 
 /// The endpoint's path.
@@ -46,7 +46,7 @@ pub struct Mcp {
 /// Who called, for the tools: the SDK runs them in tasks of their own.
 #[derive(Clone)]
 struct Visit {
-    caller: Caller,
+    identity: Identity,
     scope: RequestScope,
 }
 
@@ -93,13 +93,13 @@ fn with_port(origin: &str) -> String {
 }
 
 async fn handle(
-    caller: Caller,
+    identity: Identity,
     mcp: web::Data<Mcp>,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let body = body_bytes(&request, &mut payload.into_inner(), mcp.max_body_bytes).await?;
-    let visit = Visit { caller, scope: RequestScope::current() };
+    let visit = Visit { identity, scope: RequestScope::current() };
     let response = mcp.service.handle(for_sdk(&request, body.clone(), visit)?).await;
     from_sdk(&request, &body, response).await
 }

@@ -62,12 +62,12 @@ impl ServerHandler for McpServer {
             return Err(ErrorData::invalid_params(message, None));
         };
         let parts = context.extensions.get::<http::request::Parts>();
-        let Some(Visit { caller, scope }) = parts.and_then(|parts| parts.extensions.get()).cloned() else {
+        let Some(Visit { identity, scope }) = parts.and_then(|parts| parts.extensions.get()).cloned() else {
             return Err(ErrorData::internal_error("the request lost its caller", None));
         };
         let work = async {
-            let called =
-                tools::call(caller, &self.gateway, &tool.name, request.arguments.unwrap_or_default()).await;
+            let arguments = request.arguments.unwrap_or_default();
+            let called = tools::call(&identity, &self.gateway, &tool.name, arguments).await;
             self.account(&tool.name, &called);
             called.unwrap_or_else(|error| CallToolResult::error(vec![ContentBlock::text(told(&error))]))
         };

@@ -7,8 +7,10 @@ use utoipa::ToSchema;
 
 use super::{schema::schema_of, text};
 use crate::{
+    access::{Identity, Permission},
     http::{
         Gateway,
+        access::require,
         ask::{self, AskBody, AskResponse},
         collections::{self, CollectionList},
         error::ApiError,
@@ -129,11 +131,13 @@ fn tool<In: ToSchema, Out: ToSchema>(name: &'static str, title: &str, descriptio
 
 /// Calls the tool of this name, which must be one of [`all`].
 pub async fn call(
-    caller: Caller,
+    identity: &Identity,
     gateway: &Gateway,
     name: &str,
     arguments: JsonObject,
 ) -> Result<CallToolResult, ApiError> {
+    require(identity, &[if name == ASK { Permission::Ask } else { Permission::Search }])?;
+    let caller = Caller::from(identity);
     match name {
         SEARCH => {
             let found = search::find(caller, gateway, read::<SearchInput>(arguments)?.into()).await?;
