@@ -183,7 +183,10 @@ async fn with_parts<T>(config: &Config, work: impl AsyncFnOnce(&Parts) -> Result
 }
 
 /// Runs a command that works on the database with the owner's role, which sees all tenants and makes keys.
-async fn with_database_as_owner<T>(config: &Config, work: impl AsyncFnOnce(&Store) -> Result<T>) -> Result<T> {
+async fn with_database_as_owner<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Store) -> Result<T>,
+) -> Result<T> {
     with_database(config, async |_, admin_url| {
         let owner = Store::connect(admin_url, &config.catalog.database).await?;
         work(&owner).await

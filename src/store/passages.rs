@@ -10,8 +10,8 @@ use super::{
     filter::Parameters,
     indexes::exact_order,
     plans::{MAX_SCAN_TUPLES, place, probe, trusted},
-    shards::{given_by_shards, nearest_of_each},
     see_tenant,
+    shards::{given_by_shards, nearest_of_each},
 };
 
 /// How thoroughly vectors are compared.
@@ -240,7 +240,9 @@ impl Store {
         let nearest = match through {
             Through::Shards(shards) => nearest_of_each(shards, &condition, &order, &candidates, &space),
             Through::Index | Through::Nothing => {
-                format!("SELECT p.* FROM tenant_passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}")
+                format!(
+                    "SELECT p.* FROM tenant_passages p WHERE {condition} ORDER BY {order} LIMIT {candidates}"
+                )
             }
         };
         let readable = parameters.add(query.collection.readable(), Type::TEXT_ARRAY);

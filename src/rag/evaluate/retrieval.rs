@@ -18,7 +18,10 @@ use crate::{
         Caller, Rag, RagError,
         search::{Reranking, SearchRequest},
     },
-    store::{Collection, ExpectedVersion, FoundPassage, NewDocument, NewPassage, PassageSet, SearchEffort, TenantId},
+    store::{
+        Collection, ExpectedVersion, FoundPassage, NewDocument, NewPassage, PassageSet, SearchEffort,
+        TenantId,
+    },
 };
 
 const BATCH: usize = 64;
