@@ -173,6 +173,7 @@ async fn erase(
     admin_url: &SecretString,
     tenant: &Tenant,
 ) -> Result<()> {
+    TenantAdmin::check_erasable(tenant.id)?;
     // Before the rows, so that it can be repeated where Redis is away; and after them, for a request
     // that was under way may have cached something.
     forget_vectors(config, tenant).await?;

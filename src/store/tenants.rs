@@ -175,14 +175,20 @@ impl TenantAdmin {
         Err(TenantError::TableBusy(table.to_owned()))
     }
 
-    /// Removes a tenant with every row of its own, in one transaction.
-    pub async fn erase(&mut self, tenant: TenantId) -> Result<(), TenantError> {
+    /// Whether a tenant may be removed: not the one that is always there.
+    pub fn check_erasable(tenant: TenantId) -> Result<(), TenantError> {
         if tenant == TenantId::DEFAULT {
             return Err(TenantError::Invalid(
                 "this is the tenant of whoever does not log in, and stays; its collections can be deleted"
                     .into(),
             ));
         }
+        Ok(())
+    }
+
+    /// Removes a tenant with every row of its own, in one transaction.
+    pub async fn erase(&mut self, tenant: TenantId) -> Result<(), TenantError> {
+        Self::check_erasable(tenant)?;
         for _ in 1..ERASE_ATTEMPTS {
             match self.try_to_erase(tenant).await {
                 Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => {}
