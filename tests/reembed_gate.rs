@@ -27,7 +27,7 @@ struct Other {
 }
 
 impl Other {
-    async fn new(means_something: bool) -> Arc<dyn Embedder> {
+    async fn embedder(means_something: bool) -> Arc<dyn Embedder> {
         let space = EmbeddingSpace { id: "other@1".into(), model: "other".into(), dimension: 384 };
         Arc::new(Self { model: harness::embedder().await, space, means_something })
     }
@@ -80,7 +80,7 @@ fn noise(text: &str) -> Vec<f32> {
 
 /// Both models, and ten documents. Words alone would find them whatever the vectors say.
 async fn app(means_something: bool) -> TestApp {
-    let other = Other::new(means_something).await;
+    let other = Other::embedder(means_something).await;
     let app = TestApp::with(|setup| {
         setup.other = Some(other);
         setup.catalog.search.mode = SearchMode::Dense;

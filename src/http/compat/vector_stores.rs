@@ -175,6 +175,10 @@ pub async fn search(
             return Err(ApiError::from(RagError::from(error)).into());
         }
         found.passages.retain(|passage| passage.scores.rerank.is_some_and(|score| score >= least));
+        let left = found.passages.len();
+        if let Some(Ok(by)) = found.rerank.as_mut().map(|outcome| outcome.result.as_mut()) {
+            by.truncated.retain(|place| *place < left);
+        }
     }
     Ok(web::Json(VectorStoreSearchPage {
         object: "vector_store.search_results.page",
