@@ -413,7 +413,7 @@ async fn an_old_database_goes_on_until_it_is_told_to_keep_tenants_apart() {
              END LOOP;
          END $$;
          DROP FUNCTION keep_tenants_apart, current_tenant, claim_job, sweep_jobs, sweep_answers, usage_spent,
-             lock_lexical_index_to_fill;
+             lock_lexical_index_to_fill, api_key_of_hash, find_tenant;
          DELETE FROM refinery_schema_history WHERE version = 14;",
     )
     .await;

@@ -31,7 +31,7 @@ impl Store {
         ids: &[String],
     ) -> Result<Vec<String>, StoreError> {
         let rows = self
-            .connection()
+            .tenant(tenant)
             .await?
             .query_typed(
                 "SELECT wanted.id FROM unnest($3::text[]) WITH ORDINALITY wanted (id, place)
