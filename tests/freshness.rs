@@ -149,7 +149,7 @@ async fn a_changed_document_embeds_only_what_changed() {
     changed("paragraphs moved", &text, 9).await;
     // Long enough for passages of its own.
     text.splice(90..90, paragraphs(12).into_iter().map(|new| new.replace("Entry", "Note")));
-    changed("many paragraphs inserted", &text, 10).await;
+    changed("many paragraphs inserted", &text, 16).await;
 
     // What is kept has the vectors that it would be given now, in its place.
     let client = client(&app).await;

@@ -1,6 +1,6 @@
 //! The job that stores documents.
 
-use futures_util::{FutureExt, StreamExt, future::try_join, stream};
+use futures_util::future::try_join;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -16,9 +16,8 @@ use crate::{
     store::{ClaimedJob, DocumentStep, ExpectedVersion, JobStep, NewDocument, SaveOutcome, Saved},
 };
 
-/// Documents of a job that are read, cut and embedded at once, and that then wait to be stored: enough
-/// short ones that the model has work while one is stored.
-const AHEAD: usize = 8;
+/// Documents of a job that wait, embedded, to be stored.
+const AHEAD: usize = 2;
 
 /// Documents for one collection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,22 +130,18 @@ impl Rag {
         let caller = caller_of(job);
         let collection = Some(work.collection.as_str());
         let left = work.documents.into_iter().zip(0i64..).skip(usize::try_from(job.done).unwrap_or(0));
-        let left = left.map(|(file, position)| {
-            let name = file.name.clone().or_else(|| file.title.clone());
-            async move { (position, name, self.prepare(caller, collection, file.into()).await) }.boxed()
-        });
-        let mut prepared = stream::iter(left.collect::<Vec<_>>()).buffered(AHEAD);
-        // The model works on while documents are stored, which is done one after the other: whoever
-        // goes on after an interruption begins behind the last one.
+        // The model works on while documents are stored, one after the other: whoever goes on after an
+        // interruption begins behind the last one.
         let (ready, mut stored) = mpsc::channel(AHEAD);
-        let prepare = async {
-            while let Some(document) = prepared.next().await {
-                // Storing has failed, and says so.
-                if ready.send(document).await.is_err() {
+        let prepare = async move {
+            for (file, position) in left {
+                let name = file.name.clone().or_else(|| file.title.clone());
+                let prepared = self.prepare(caller, collection, file.into()).await;
+                // Nobody takes it where storing has failed.
+                if ready.send((position, name, prepared)).await.is_err() {
                     break;
                 }
             }
-            drop(ready);
             Ok(())
         };
         let store = async {
