@@ -13,7 +13,8 @@ use futures_util::FutureExt;
 use ragway::{
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
-    config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
+    config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings, TlsFiles},
+    http::tls::Certificate,
     models::{
         Embedder, Embedders, Generator, Rerankers,
         cache::EmbeddingCache,
@@ -50,6 +51,8 @@ pub struct Setup {
     pub database: Option<(SecretString, SecretString)>,
     pub redis_url: Option<SecretString>,
     pub rerankers: Rerankers,
+    /// Served by HTTPS with these.
+    pub tls: Option<TlsFiles>,
 }
 
 /// A running ragway.
@@ -85,6 +88,7 @@ impl TestApp {
             database: None,
             redis_url: None,
             rerankers: Rerankers::default(),
+            tls: None,
         };
         change(&mut setup);
         let (database_url, admin_url) = match setup.database {
@@ -128,10 +132,17 @@ impl TestApp {
         let rag = rag.with_rerankers(setup.rerankers).with_readers(readers);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
-        let url = format!("http://{}", application.address());
+        let certificate = setup.tls.map(|files| Certificate::load(&files).unwrap());
+        let tls = certificate.as_ref().map(|certificate| certificate.server_config().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        if let Some(certificate) = certificate {
+            tokio::spawn(certificate.keep_current());
+        }
+        let application = Application::start(listener, rag.clone(), 1, Vec::new(), tls).unwrap();
+        let url = format!("{scheme}://{}", application.address());
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async { application.run_until(stopped.map(drop)).await.unwrap() });
+        let running =
+            tokio::spawn(async { application.run_until(stopped.map(|_| Duration::ZERO)).await.unwrap() });
         Self { url, client: reqwest::Client::new(), proxy, admin_url, database_url, rag, running, stop }
     }
 
@@ -326,7 +337,8 @@ async fn server() -> &'static (SecretString, SecretString) {
     SERVER.get_or_init(start).await
 }
 
-fn temporary_folder() -> &'static std::path::Path {
+/// A folder for what a test needs on disk; it goes with the test run.
+pub fn temporary_folder() -> &'static std::path::Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER
         .get_or_init(|| {

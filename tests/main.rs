@@ -9,6 +9,7 @@
 mod checkpoint;
 mod harness;
 mod llm;
+mod standby;
 
 mod answer_cache;
 mod architecture;
@@ -43,5 +44,8 @@ mod reembed;
 mod rerank;
 mod routes;
 mod search;
+mod shutdown;
+mod survive;
 mod tasks;
+mod tls;
 mod usage;

@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     config::{Catalog, Config, DatabaseSettings, PostgresWheel},
-    store::{ServerReport, embedded::EmbeddedPostgres, migrate},
+    store::{ServerReport, embedded::EmbeddedPostgres, migrate, wait_until_reachable},
 };
 
 /// The database in use.
@@ -39,6 +39,16 @@ impl Database {
             tracing::warn!("{warning}");
         }
         Ok(Self { embedded: embedded.map(Supervised::watch), report, url, admin_url })
+    }
+
+    /// Waits until a configured server can be reached by both roles, `database.start_timeout_ms` at most.
+    pub async fn wait(config: &Config) -> Result<()> {
+        if let DatabaseSettings::External { url, admin_url, .. } = &config.database {
+            let limit = Duration::from_millis(config.catalog.database.start_timeout_ms);
+            wait_until_reachable(admin_url, limit).await?;
+            wait_until_reachable(url, limit).await?;
+        }
+        Ok(())
     }
 
     /// Stops the server where ragway started it.

@@ -10,17 +10,19 @@ mod jobs;
 mod llm;
 mod reranker;
 mod search;
+mod shutdown;
 mod space;
 mod usage;
 
 pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
 pub use embedder::*;
-pub use environment::{Config, DatabaseSettings, Home};
+pub use environment::{Config, DatabaseSettings, Home, TlsFiles};
 pub use jobs::JobSettings;
 pub use llm::*;
 pub use reranker::*;
 pub use search::{SearchMode, SearchSettings};
+pub use shutdown::ShutdownSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 

@@ -15,7 +15,7 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, span, log, metrics), then CORS.
+//! Middleware, outermost first: `observe` (id, span, log, metrics), then `shutdown`, then CORS.
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
@@ -38,8 +38,11 @@ pub mod openapi;
 mod pages;
 mod reembed;
 mod search;
+mod shutdown;
 mod sse;
+pub mod starting;
 mod tasks;
+pub mod tls;
 mod upload;
 mod usage;
 
@@ -49,7 +52,14 @@ use std::{
 };
 
 use actix_cors::Cors;
-use actix_web::{App, HttpRequest, HttpServer, ResponseError, dev::Server, middleware::from_fn, web};
+use actix_web::{
+    App, HttpRequest, HttpServer, ResponseError,
+    dev::Server,
+    http::header,
+    middleware::{Condition, DefaultHeaders, from_fn},
+    web,
+};
+use rustls::ServerConfig;
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -60,6 +70,7 @@ use crate::{
 };
 use error::ApiError;
 use fetch::ImageFetcher;
+pub use shutdown::Shutdown;
 
 /// What handlers work with.
 pub struct Gateway {
@@ -68,14 +79,26 @@ pub struct Gateway {
     /// Questions that the page offers.
     pub samples: Vec<String>,
     images: ImageFetcher,
+    pub shutdown: Shutdown,
+    condition: health::Checked,
 }
 
+/// Browsers that once came by HTTPS come by nothing else for a year.
+const HSTS: (header::HeaderName, &str) = (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+
 /// Starts serving on a bound listener.
-pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io::Result<Server> {
+pub fn serve(
+    listener: TcpListener,
+    gateway: Gateway,
+    workers: usize,
+    tls: Option<ServerConfig>,
+) -> std::io::Result<Server> {
     let gateway = web::Data::new(gateway);
     let document = web::Data::new(openapi::document());
     let mcp = web::Data::new(mcp::Mcp::new(gateway.clone().into_inner()));
     let limit = gateway.rag.catalog().http.max_body_bytes;
+    let encrypted = tls.is_some();
+    let longest = gateway.rag.catalog().shutdown.limit() + shutdown::LAST_WORDS;
     let server = HttpServer::new(move || {
         let cors = cors(&gateway.rag.catalog().http.cors);
         let pages = document.clone();
@@ -88,7 +111,9 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
             .app_data(extractors::path_config())
             .app_data(web::PayloadConfig::new(limit))
             .wrap(cors)
+            .wrap(from_fn(shutdown::bound))
             .wrap(from_fn(observe::observe))
+            .wrap(Condition::new(encrypted, DefaultHeaders::new().add(HSTS)))
             .configure(openapi::routes)
             .configure(|config| pages::configure(config, pages))
             .configure(|config| mcp::configure(config, mcp))
@@ -99,14 +124,21 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
     });
     // Without it a handler goes on after its client has left: see ARCHITECTURE, "Clients that leave".
     let server = server.h1_allow_half_closed(false);
-    Ok(server.workers(workers).disable_signals().shutdown_timeout(10).listen(listener)?.run())
+    let server = server.workers(workers).disable_signals().shutdown_timeout(longest.as_secs() + 1);
+    let server = match tls {
+        // For clients that know HTTP/2 too.
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }
 
 impl Gateway {
     /// `samples` are questions that the page offers.
     pub fn new(rag: Rag, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
         let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
-        Ok(Self { rag, metrics, samples, images })
+        let (shutdown, condition) = (Shutdown::new(), health::Checked::default());
+        Ok(Self { rag, metrics, samples, images, shutdown, condition })
     }
 
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.

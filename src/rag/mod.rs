@@ -35,6 +35,7 @@ pub mod sentences;
 mod sweep;
 mod tokens;
 pub mod usage;
+mod wellness;
 
 pub use caller::Caller;
 

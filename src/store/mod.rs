@@ -15,6 +15,7 @@ mod lexical;
 mod migrate;
 mod passages;
 mod plans;
+mod reach;
 mod reembedding;
 mod routes;
 mod session;
@@ -38,6 +39,7 @@ use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, NearestPassages, PassageQuery, SearchEffort, SearchScores};
 pub use plans::{Candidates, PlanKind, SearchPlan};
+pub use reach::wait_until_reachable;
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 pub use routes::RouteChoice;
 use session::{Cancellable, Session, Sessions};
@@ -93,7 +95,7 @@ impl Store {
     pub async fn connect(url: &SecretString, settings: &PoolSettings) -> Result<Self, StoreError> {
         let mut config = parse_url(url)?;
         config.application_name("ragway");
-        config.connect_timeout(Duration::from_millis(settings.connect_timeout_ms));
+        session::set_timeouts(&mut config, Duration::from_millis(settings.connect_timeout_ms));
         let largest = match settings.max_connections {
             0 => 2 * std::thread::available_parallelism().map_or(2, |n| n.get() as u32).clamp(10, 25),
             count => count,
@@ -125,7 +127,13 @@ impl Store {
     }
 
     async fn connection(&self) -> Result<Connection<'_>, StoreError> {
-        Ok(self.pool.get().await?)
+        // Of connections that broke while nobody used them none is handed out: each would fail a request.
+        loop {
+            let connection = self.pool.get().await?;
+            if connection.is_usable() {
+                return Ok(connection);
+            }
+        }
     }
 
     /// A connection for a statement that takes long, and that nobody needs once its caller has left.
@@ -239,6 +247,10 @@ impl From<tokio_postgres::Error> for StoreError {
         match error.code() {
             Some(code) if *code == SqlState::QUERY_CANCELED => StoreError::StatementTimedOut,
             Some(code) if is_outage(code) => StoreError::Unavailable(describe(&error)),
+            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                session::primary_has_moved();
+                StoreError::Unavailable(describe(&error))
+            }
             Some(_) => StoreError::Statement(error),
             // Without a code the server did not speak: the connection failed. A value that
             // could not be converted has no code either and is a defect.
