@@ -82,7 +82,7 @@ async fn https_is_served_and_new_certificates_are_taken() {
     let said = handshake(&app, "-alpn http/1.1").await;
     assert!(said.contains("ALPN protocol: http/1.1") && said.contains("TLSv1.3"), "{said}");
     let said = handshake(&app, "-tls1_1 -cipher DEFAULT@SECLEVEL=0").await;
-    assert!(said.contains("alert protocol version"), "{said}");
+    assert!(said.contains("no peer certificate") && said.contains("alert"), "{said}");
 
     // A certificate whose key is another's: the one before stays.
     fs::copy(second.files().certificate, in_use.files().certificate).unwrap();
