@@ -137,7 +137,7 @@ impl Gateway {
     /// `samples` are questions that the page offers.
     pub fn new(rag: Rag, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
         let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
-        let (shutdown, condition) = (Shutdown::new(), health::Checked::default());
+        let (shutdown, condition) = (Shutdown::default(), health::Checked::default());
         Ok(Self { rag, metrics, samples, images, shutdown, condition })
     }
 

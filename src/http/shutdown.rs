@@ -41,7 +41,7 @@ pub struct Shutdown {
     open: Arc<AtomicUsize>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
     /// Still serving, but it tells everybody to go elsewhere.
@@ -50,11 +50,13 @@ enum Phase {
     Over,
 }
 
-impl Shutdown {
-    pub fn new() -> Self {
+impl Default for Shutdown {
+    fn default() -> Self {
         Self { phase: watch::Sender::new(Phase::Serving), open: Arc::default() }
     }
+}
 
+impl Shutdown {
     /// From now on the server is not ready, and closes each connection behind a response.
     pub fn leave(&self) {
         self.phase.send_replace(Phase::Leaving);
