@@ -27,6 +27,7 @@ pub fn ragway(home: &Path) -> Command {
         ["DATABASE_URL", "DB_HOST", "RAGWAY_CONFIG", "RAGWAY_PROMPTS", "PORT", "HOST", "OPENAI_API_KEY"]
             .into_iter()
             .chain(["RAGWAY_AUTH", "JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS", "JWT_ISSUER", "JWT_AUDIENCE"])
+            .chain(["TLS_CERT", "TLS_KEY"])
     {
         command.env_remove(variable);
     }

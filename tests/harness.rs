@@ -14,7 +14,8 @@ use ragway::{
     access::Access,
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
-    config::{AuthSettings, BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
+    config::{AuthSettings, BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings, TlsFiles},
+    http::tls::Certificate,
     models::{
         Embedder, Embedders, Generator, Rerankers,
         cache::EmbeddingCache,
@@ -55,6 +56,8 @@ pub struct Setup {
     pub rerankers: Rerankers,
     /// Absent: nobody has to say who they are.
     pub auth: Option<AuthSettings>,
+    /// Served by HTTPS with these.
+    pub tls: Option<TlsFiles>,
 }
 
 /// A running ragway.
@@ -92,6 +95,7 @@ impl TestApp {
             redis_url: None,
             rerankers: Rerankers::default(),
             auth: None,
+            tls: None,
         };
         change(&mut setup);
         let (database_url, admin_url) = match setup.database {
@@ -139,10 +143,17 @@ impl TestApp {
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let access = Access::new(setup.auth.as_ref(), rag.store()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag.clone(), access, 1, Vec::new()).unwrap();
-        let url = format!("http://{}", application.address());
+        let certificate = setup.tls.map(|files| Certificate::load(&files).unwrap());
+        let tls = certificate.as_ref().map(|certificate| certificate.server_config().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        if let Some(certificate) = certificate {
+            tokio::spawn(certificate.keep_current());
+        }
+        let application = Application::start(listener, rag.clone(), access, 1, Vec::new(), tls).unwrap();
+        let url = format!("{scheme}://{}", application.address());
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async { application.run_until(stopped.map(drop)).await.unwrap() });
+        let running =
+            tokio::spawn(async { application.run_until(stopped.map(|_| Duration::ZERO)).await.unwrap() });
         Self { url, client: reqwest::Client::new(), proxy, admin_url, database_url, rag, running, stop }
     }
 

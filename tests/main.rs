@@ -9,6 +9,7 @@
 mod checkpoint;
 mod harness;
 mod llm;
+mod standby;
 
 mod access;
 mod answer_cache;
@@ -50,6 +51,9 @@ mod reranking;
 mod routes;
 mod search;
 mod shards;
+mod shutdown;
+mod survive;
 mod tasks;
 mod tenants;
+mod tls;
 mod usage;

@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     config::{Catalog, Config, DatabaseSettings, PoolSettings, PostgresWheel},
-    store::{ServerReport, Store, embedded::EmbeddedPostgres, migrate},
+    store::{ServerReport, Store, embedded::EmbeddedPostgres, migrate, wait_until_reachable},
 };
 
 /// The database in use.
@@ -54,6 +54,16 @@ impl Database {
             Some(url) => Ok(store.with_replica(url, settings).await?),
             None => Ok(store),
         }
+    }
+
+    /// Waits until a configured server can be reached by both roles, `database.start_timeout_ms` at most.
+    pub async fn wait(config: &Config) -> Result<()> {
+        if let DatabaseSettings::External { url, admin_url, .. } = &config.database {
+            let limit = Duration::from_millis(config.catalog.database.start_timeout_ms);
+            wait_until_reachable(admin_url, limit).await?;
+            wait_until_reachable(url, limit).await?;
+        }
+        Ok(())
     }
 
     /// Stops the server where ragway started it.

@@ -11,17 +11,20 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
+use actix_web::dev::ServerHandle;
 use anyhow::Result;
 use futures_util::FutureExt;
-use tokio::sync::oneshot;
+use rustls::ServerConfig;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     access::Access,
     assets::Assets,
     config::{Catalog, Config, DatabaseSettings, GgufEntry, Load, TEXT_ROUTE},
-    http::{self, Gateway},
+    http::{self, Gateway, Shutdown},
     metrics::Metrics,
     models::{Embedders, cache::EmbeddingCache, embedders::Supply},
     rag::{Rag, prompts::Prompts},
@@ -68,23 +71,27 @@ impl Parts {
 /// A running server.
 pub struct Application {
     server: actix_web::dev::Server,
+    shutdown: Shutdown,
     address: SocketAddr,
     rag: Rag,
 }
 
 impl Application {
-    /// Serves on a bound listener; `samples` are questions that the page offers.
+    /// Serves on a bound listener, by HTTPS with `tls`; `samples` are questions that the page offers.
     pub fn start(
         listener: TcpListener,
         rag: Rag,
         access: Access,
         workers: usize,
         samples: Vec<String>,
+        tls: Option<ServerConfig>,
     ) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        let server = http::serve(listener, Gateway::new(rag.clone(), access, metrics, samples)?, workers)?;
-        Ok(Self { server, address, rag })
+        let gateway = Gateway::new(rag.clone(), access, metrics, samples)?;
+        let shutdown = gateway.shutdown.clone();
+        let server = http::serve(listener, gateway, workers, tls)?;
+        Ok(Self { server, shutdown, address, rag })
     }
 
     /// Where it listens.
@@ -92,8 +99,12 @@ impl Application {
         self.address
     }
 
-    /// Serves and works on background jobs until `stop` is done, then lets running requests end.
-    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+    /// Serves and works on background jobs until `stop` is done.
+    ///
+    /// From then on the server is not ready and its jobs are others', but it goes on serving for as long as
+    /// `stop` says, so that load balancers notice. Then nobody can connect any more, and what has begun gets
+    /// `shutdown.limit_ms` to end.
+    pub async fn run_until(self, stop: impl Future<Output = Duration>) -> Result<()> {
         let handle = self.server.handle();
         // Dropped, by whatever ends this function, it stops the workers.
         let (stop_jobs, jobs_stopped) = oneshot::channel::<()>();
@@ -103,18 +114,46 @@ impl Application {
         let mut serving = tokio::spawn(self.server);
         tokio::select! {
             ended = &mut serving => ended??,
-            () = stop => {
-                handle.stop(true).await;
-                serving.await??;
+            pause = stop => {
+                self.shutdown.leave();
+                drop(stop_jobs);
+                tokio::time::sleep(pause).await;
+                let limit = self.rag.catalog().shutdown.limit();
+                drain(&handle, &mut serving, &self.shutdown, limit).await?;
             }
         }
-        drop(stop_jobs);
         jobs.await?;
         drop(stop_accounts);
         accounts.await?;
         write_usage(&self.rag).await;
         Ok(())
     }
+}
+
+/// How long no request may have been open before connections without one are given up: what a client sent
+/// just before has arrived by then.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Lets requests that have begun end, within `limit`.
+async fn drain(
+    handle: &ServerHandle,
+    serving: &mut JoinHandle<std::io::Result<()>>,
+    shutdown: &Shutdown,
+    limit: Duration,
+) -> Result<()> {
+    let stopped = handle.stop(true);
+    let overdue = async {
+        tokio::time::sleep(limit).await;
+        shutdown.end();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = async { stopped.await; serving.await } => ended??,
+        // HTTP/2 connections stay open until their clients close them.
+        () = shutdown.idle_for(QUIET) => {}
+        () = overdue => {}
+    }
+    Ok(())
 }
 
 /// Writes what was counted last; that it cannot be keeps nothing else from ending well.

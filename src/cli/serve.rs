@@ -3,18 +3,21 @@
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use ragway::{
     access::Access,
-    app::{Application, Parts},
+    app::{Application, Database, Parts},
     assets::Assets,
     config::Config,
     demo,
+    http::{starting::Starting, tls::Certificate},
     rag::{Caller, ingest::SourceFile},
     store::SaveOutcome,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -40,18 +43,28 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<ExitCode> {
     let address = SocketAddr::new(host, arguments.port.unwrap_or(config.port));
     let listener = TcpListener::bind(address)
         .with_context(|| format!("cannot listen on {address}; another port can be given with --port"))?;
-    let stop = stop_signal()?;
-    tokio::pin!(stop);
+    let mut signals = Signals::listen()?;
+    let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
+    let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
+    let starting = Starting::serve(&listener, tls.clone())?;
     let assets = Assets::new(&config.home, true)?;
     let parts = tokio::select! {
-        parts = Parts::build(&config, &assets) => parts?,
-        () = &mut stop => return Ok(ExitCode::SUCCESS),
+        parts = async {
+            Database::wait(&config).await?;
+            Parts::build(&config, &assets).await
+        } => parts?,
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let samples = if arguments.demo { ingest_demo(&parts).await? } else { Vec::new() };
+    starting.stop().await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.keep_current());
+    }
     let access = Access::new(config.auth.as_ref(), parts.rag.store()).await?;
-    let application = Application::start(listener, parts.rag.clone(), access, config.workers, samples)?;
-    announce(application.address(), arguments.demo, config.auth.is_some());
-    application.run_until(stop).await?;
+    let application = Application::start(listener, parts.rag.clone(), access, config.workers, samples, tls)?;
+    announce(scheme, application.address(), arguments.demo, config.auth.is_some());
+    application.run_until(signals.stop(config.catalog.shutdown.pause())).await?;
     parts.stop().await?;
     eprintln!("ragway has stopped");
     Ok(ExitCode::SUCCESS)
@@ -75,16 +88,44 @@ fn check_address(host: IpAddr, allow_unauthenticated: bool) -> Result<()> {
     Ok(())
 }
 
-/// Done at Ctrl-C or SIGTERM; listening begins now, so that none is missed during start.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    Ok(async move {
+/// What asks the process to end; listening begins at once, so that nothing is missed during start.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+enum Wish {
+    /// Ctrl-C: a person waits.
+    Now,
+    /// SIGTERM: a supervisor, which may have told load balancers at the same time.
+    WithPause,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => Wish::Now,
+            _ = self.terminate.recv() => Wish::WithPause,
         }
-    })
+    }
+
+    /// Done at the first signal, with how long to go on serving; at the second the process ends.
+    async fn stop(mut self, pause: Duration) -> Duration {
+        let wish = self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            eprintln!("ragway ends at once: this was the second signal");
+            std::process::exit(1);
+        });
+        match wish {
+            Wish::Now => Duration::ZERO,
+            Wish::WithPause => pause,
+        }
+    }
 }
 
 async fn ingest_demo(parts: &Parts) -> Result<Vec<String>> {
@@ -105,8 +146,8 @@ async fn ingest_demo(parts: &Parts) -> Result<Vec<String>> {
     Ok(demo::QUESTIONS.iter().take(4).map(|sample| sample.question.to_owned()).collect())
 }
 
-fn announce(address: SocketAddr, demo: bool, asks_who: bool) {
-    let url = format!("http://{address}");
+fn announce(scheme: &str, address: SocketAddr, demo: bool, asks_who: bool) {
+    let url = format!("{scheme}://{address}");
     let question = if demo { demo::QUESTIONS[0].question } else { "What do the documents say?" };
     eprintln!();
     eprintln!("ragway {} is ready", env!("CARGO_PKG_VERSION"));

@@ -25,6 +25,8 @@ pub struct Catalog {
     #[serde(default)]
     pub jobs: JobSettings,
     #[serde(default)]
+    pub shutdown: super::ShutdownSettings,
+    #[serde(default)]
     pub search: super::SearchSettings,
     #[serde(default)]
     pub ask: AskSettings,
@@ -142,6 +144,8 @@ pub struct PoolSettings {
     pub max_connections: u32,
     pub min_connections: u32,
     pub connect_timeout_ms: u64,
+    /// How long a server that starts waits for a database that is not there yet.
+    pub start_timeout_ms: u64,
     pub statement_timeout_ms: u64,
     pub idle_timeout_ms: u64,
 }
@@ -152,6 +156,7 @@ impl Default for PoolSettings {
             max_connections: 0,
             min_connections: 5,
             connect_timeout_ms: 10_000,
+            start_timeout_ms: 300_000,
             statement_timeout_ms: 60_000,
             idle_timeout_ms: 300_000,
         }

@@ -25,6 +25,8 @@ pub struct Config {
     /// `WORKERS`: threads that serve HTTP, default one a core.
     pub workers: usize,
     pub database: DatabaseSettings,
+    /// `TLS_CERT` and `TLS_KEY`; absent: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// `REDIS_URL`: where replicas share what they embedded; absent: each remembers its own.
     pub redis_url: Option<SecretString>,
     /// Absent: nobody has to say who they are.
@@ -51,6 +53,14 @@ pub enum DatabaseSettings {
         /// A streaming replica that answers searches.
         replica_url: Option<SecretString>,
     },
+}
+
+/// PEM files that HTTPS is served with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, then those that vouch for it.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Folders that ragway keeps things in.
@@ -89,6 +99,7 @@ impl Config {
                 None => std::thread::available_parallelism().map_or(2, usize::from),
             },
             database: database(&get)?,
+            tls: tls(&get)?,
             redis_url: redis_url(&get)?,
             auth: auth(&get)?,
             home: home(&get)?,
@@ -114,6 +125,13 @@ impl fmt::Display for Config {
                     writeln!(f, "DATABASE_REPLICA_URL {}", redacted(url))?;
                 }
             }
+        }
+        match &self.tls {
+            Some(files) => {
+                writeln!(f, "TLS_CERT        {}", files.certificate.display())?;
+                writeln!(f, "TLS_KEY         {}", files.key.display())?;
+            }
+            None => writeln!(f, "TLS_CERT        (not set: plain HTTP)")?,
         }
         match &self.redis_url {
             Some(url) => writeln!(f, "REDIS_URL       {}", redacted(url))?,
@@ -259,6 +277,19 @@ fn check_database_url(name: &str, url: &str) -> Result<(), ConfigError> {
             name,
             "is not a PostgreSQL URL such as postgresql://user:password@host:5432/name",
         )),
+    }
+}
+
+fn tls(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<TlsFiles>, ConfigError> {
+    match (get("TLS_CERT"), get("TLS_KEY")) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() }))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::new("TLS_KEY", "set it to the key's file: TLS_CERT is set")),
+        (None, Some(_)) => {
+            Err(ConfigError::new("TLS_CERT", "set it to the certificate's file: TLS_KEY is set"))
+        }
     }
 }
 

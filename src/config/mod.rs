@@ -11,6 +11,7 @@ mod jobs;
 mod llm;
 mod reranker;
 mod search;
+mod shutdown;
 mod space;
 mod usage;
 
@@ -18,11 +19,12 @@ pub use auth::{AuthSettings, KeySetSource, MIN_SECRET_BYTES, PublicKey, TokenKey
 pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
 pub use embedder::*;
-pub use environment::{Config, DatabaseSettings, Home};
+pub use environment::{Config, DatabaseSettings, Home, TlsFiles};
 pub use jobs::JobSettings;
 pub use llm::*;
 pub use reranker::*;
 pub use search::{MAX_RERANK_CANDIDATES, RerankSettings, SearchMode, SearchSettings};
+pub use shutdown::ShutdownSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};
 

@@ -1,7 +1,7 @@
 //! `/ask`: a question in, a cited answer out, whole or streamed.
 
 use actix_web::{HttpResponse, post, web};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -13,6 +13,7 @@ use super::{
     filters::FilterSchema,
     reranking::RerankChoice,
     search::{ScoresBody, count},
+    shutdown::stopping,
     sse,
 };
 use crate::{
@@ -249,7 +250,8 @@ pub async fn ask(
 ) -> Result<HttpResponse, ApiError> {
     let body = body.into_inner();
     if body.stream {
-        Ok(stream(events(caller, &gateway, body).await?))
+        let events = events(caller, &gateway, body).await?;
+        Ok(stream(gateway.shutdown.bound(events, Err(stopping().into()))))
     } else {
         Ok(HttpResponse::Ok().json(answer(caller, &gateway, body).await?))
     }
@@ -295,7 +297,7 @@ async fn whole(mut events: AskStream) -> Result<AskResponse, ApiError> {
     Err(interrupted().into())
 }
 
-fn stream(events: AskStream) -> HttpResponse {
+fn stream(events: impl Stream<Item = Result<AskEvent, RagError>> + 'static) -> HttpResponse {
     let mut sources = Vec::new();
     // The id is known here, inside the request; the body is polled outside of it.
     let problem_of = |error: ApiError| error.problem();

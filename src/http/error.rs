@@ -109,7 +109,8 @@ impl ApiError {
         Self { allow: Some(allowed), ..error }
     }
 
-    fn retry_after(self, seconds: u64) -> Self {
+    /// The same, to be tried again after so long.
+    pub fn retry_after(self, seconds: u64) -> Self {
         // A client that reads 0 would retry at once.
         Self { retry_after_s: Some(seconds.max(1)), ..self }
     }

@@ -1,7 +1,10 @@
 //! Probes, metrics, version.
 
+use std::time::{Duration, Instant};
+
 use actix_web::{HttpResponse, get, http::StatusCode, web};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use super::{
@@ -10,10 +13,11 @@ use super::{
 };
 use crate::{
     models::{
+        deadline::Deadline,
         embedders::{ModelState, RouteStatus},
         router::{BackendStatus, BreakerState},
     },
-    rag::Caller,
+    rag::{Caller, Rag},
 };
 
 /// How ragway is.
@@ -25,6 +29,9 @@ pub struct Health {
     /// `connected` or `unavailable`.
     #[schema(example = "connected")]
     database: &'static str,
+    /// What is wrong, where something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
     /// The embedder of the route `text-embedding`.
     #[schema(example = "all-MiniLM-L6-v2")]
     model: String,
@@ -103,6 +110,10 @@ pub struct Probe {
     status: &'static str,
 }
 
+impl Probe {
+    pub const ALIVE: Self = Self { status: "alive" };
+}
+
 /// Which ragway this is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Version {
@@ -112,48 +123,123 @@ pub struct Version {
     version: &'static str,
 }
 
+/// How long what was found out is told again, so that many probes cost no more than one.
+const HELD: Duration = Duration::from_secs(1);
+/// Longest wait for the database, and for the rest.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What was last found out; who asks meanwhile waits for the same.
+#[derive(Default)]
+pub struct Checked {
+    last: Mutex<Option<(Instant, Condition)>>,
+}
+
+/// What requests meet.
+#[derive(Clone)]
+struct Condition {
+    database: Result<(), ApiError>,
+    /// The database too.
+    all: Result<(), ApiError>,
+}
+
+impl Checked {
+    async fn condition(&self, rag: &Rag) -> Condition {
+        let mut last = self.last.lock().await;
+        if let Some((_, condition)) = last.as_ref().filter(|(at, _)| at.elapsed() < HELD) {
+            return condition.clone();
+        }
+        let condition = Condition::find_out(rag).await;
+        *last = Some((Instant::now(), condition.clone()));
+        condition
+    }
+}
+
+impl Condition {
+    async fn find_out(rag: &Rag) -> Self {
+        let pinged = Deadline::after(LIMIT).hold(rag.store().ping()).await;
+        let database = pinged.map_or_else(|| Err(unanswered()), |pinged| Ok(pinged?));
+        if database.is_err() {
+            return Self { all: database.clone(), database };
+        }
+        let checked = Deadline::after(LIMIT).hold(rag.check_ready(Caller::DEFAULT.tenant)).await;
+        Self { database, all: checked.map_or_else(|| Err(unanswered()), |checked| Ok(checked?)) }
+    }
+}
+
+fn unanswered() -> ApiError {
+    let detail = format!("the database did not answer within {} s", LIMIT.as_secs());
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail).retry_after(2)
+}
+
+/// That requests can be served; 503 with the reason where they cannot.
+async fn check_ready(gateway: &Gateway) -> Result<(), ApiError> {
+    if gateway.shutdown.is_leaving() {
+        let detail = "this server stops; ask another one";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail).retry_after(1));
+    }
+    check_alive(gateway)?;
+    gateway.condition.condition(&gateway.rag).await.all
+}
+
+fn check_alive(gateway: &Gateway) -> Result<(), ApiError> {
+    gateway.rag.check_alive().map_err(|error| {
+        tracing::error!(%error, "this process has to be started again: {error}");
+        let detail = format!("{error}; this process has to be started again");
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_stuck", detail).retry_after(10)
+    })
+}
+
 /// Health
 ///
-/// 503 when the database does not answer. Failing answer backends are shown but do not make ragway
-/// unhealthy: the extractive answer stands in.
+/// All in one: 503 when the database does not answer, the model of the default collection makes no
+/// vector, a model's thread is dead or stuck, or the server stops. Failing answer backends are shown but
+/// do not make ragway unhealthy: the extractive answer stands in. What is told is up to a second old.
 #[utoipa::path(tag = "operation", responses(
     (status = 200, description = "Healthy", body = Health),
     (status = 503, description = "Unhealthy", body = Health),
 ))]
 #[get("/health")]
 pub async fn health(gateway: web::Data<Gateway>) -> HttpResponse {
-    let connected = gateway.rag.store().ping().await.is_ok();
+    let checked = check_ready(&gateway).await;
+    let connected = gateway.condition.condition(&gateway.rag).await.database.is_ok();
     let body = Health {
-        status: if connected { "healthy" } else { "unhealthy" },
+        status: if checked.is_ok() { "healthy" } else { "unhealthy" },
         database: if connected { "connected" } else { "unavailable" },
+        detail: checked.as_ref().err().map(|error| error.detail().to_owned()),
         model: gateway.text_model(),
         models: routes(&gateway),
         answers: gateway.rag.answers().status().into_iter().map(BackendHealth::from).collect(),
     };
-    let status = if connected { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if checked.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     HttpResponse::build(status).json(body)
 }
 
 /// Liveness
 ///
-/// The process serves requests.
-#[utoipa::path(tag = "operation", responses((status = 200, description = "Alive", body = Probe)))]
+/// The process serves requests, and no thread of its models is dead or stuck. A database that is away
+/// does not change it: starting again would not bring that back.
+#[utoipa::path(tag = "operation", responses(
+    (status = 200, description = "Alive", body = Probe),
+    (status = 503, description = "Only starting the process again helps", body = Problem, content_type = "application/problem+json"),
+))]
 #[get("/health/live")]
-pub async fn live() -> web::Json<Probe> {
-    web::Json(Probe { status: "alive" })
+pub async fn live(gateway: web::Data<Gateway>) -> Result<web::Json<Probe>, ApiError> {
+    check_alive(&gateway)?;
+    Ok(web::Json(Probe::ALIVE))
 }
 
 /// Readiness
 ///
-/// The database answers, and the model of the default collection is loaded.
+/// The database answers, and the model of the default collection makes a vector of a word. Off as soon as
+/// the server is told to stop. What is told is up to a second old.
 #[utoipa::path(tag = "operation", responses(
     (status = 200, description = "Ready", body = Ready),
     (status = 409, description = "The default collection is of another space", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The database is unavailable, or the model is missing", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is unavailable, the model is missing, or the server stops", body = Problem, content_type = "application/problem+json"),
 ))]
 #[get("/health/ready")]
 pub async fn ready(gateway: web::Data<Gateway>) -> Result<web::Json<Ready>, ApiError> {
-    gateway.rag.check_ready(Caller::DEFAULT.tenant).await?;
+    check_ready(&gateway).await?;
     Ok(web::Json(Ready { status: "ready", models: routes(&gateway) }))
 }
 

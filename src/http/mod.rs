@@ -15,8 +15,8 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, span, log, metrics), CORS, `access` (who may call what).
-//! `audit` writes down what is administered.
+//! Middleware, outermost first: `observe` (id, span, log, metrics), `shutdown`, CORS, `access` (who may call
+//! what). `audit` writes down what is administered.
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
@@ -42,8 +42,11 @@ mod pages;
 mod reembed;
 mod reranking;
 mod search;
+mod shutdown;
 mod sse;
+pub mod starting;
 mod tasks;
+pub mod tls;
 mod upload;
 mod usage;
 mod versions;
@@ -54,7 +57,14 @@ use std::{
 };
 
 use actix_cors::Cors;
-use actix_web::{App, HttpRequest, HttpServer, ResponseError, dev::Server, middleware::from_fn, web};
+use actix_web::{
+    App, HttpRequest, HttpServer, ResponseError,
+    dev::Server,
+    http::header,
+    middleware::{Condition, DefaultHeaders, from_fn},
+    web,
+};
+use rustls::ServerConfig;
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -66,6 +76,7 @@ use crate::{
 };
 use error::ApiError;
 use fetch::ImageFetcher;
+pub use shutdown::Shutdown;
 
 /// What handlers work with.
 pub struct Gateway {
@@ -75,14 +86,26 @@ pub struct Gateway {
     pub samples: Vec<String>,
     access: Access,
     images: ImageFetcher,
+    pub shutdown: Shutdown,
+    condition: health::Checked,
 }
 
+/// Browsers that once came by HTTPS come by nothing else for a year.
+const HSTS: (header::HeaderName, &str) = (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+
 /// Starts serving on a bound listener.
-pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io::Result<Server> {
+pub fn serve(
+    listener: TcpListener,
+    gateway: Gateway,
+    workers: usize,
+    tls: Option<ServerConfig>,
+) -> std::io::Result<Server> {
     let gateway = web::Data::new(gateway);
     let document = web::Data::new(openapi::document());
     let mcp = web::Data::new(mcp::Mcp::new(gateway.clone().into_inner()));
     let limit = gateway.rag.catalog().http.max_body_bytes;
+    let encrypted = tls.is_some();
+    let longest = gateway.rag.catalog().shutdown.limit() + shutdown::LAST_WORDS;
     let server = HttpServer::new(move || {
         let cors = cors(&gateway.rag.catalog().http.cors);
         let pages = document.clone();
@@ -96,7 +119,9 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
             .app_data(web::PayloadConfig::new(limit))
             .wrap(from_fn(access::guard))
             .wrap(cors)
+            .wrap(from_fn(shutdown::bound))
             .wrap(from_fn(observe::observe))
+            .wrap(Condition::new(encrypted, DefaultHeaders::new().add(HSTS)))
             .configure(openapi::routes)
             .configure(|config| pages::configure(config, pages))
             .configure(|config| mcp::configure(config, mcp))
@@ -107,14 +132,21 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
     });
     // Without it a handler goes on after its client has left: see ARCHITECTURE, "Clients that leave".
     let server = server.h1_allow_half_closed(false);
-    Ok(server.workers(workers).disable_signals().shutdown_timeout(10).listen(listener)?.run())
+    let server = server.workers(workers).disable_signals().shutdown_timeout(longest.as_secs() + 1);
+    let server = match tls {
+        // For clients that know HTTP/2 too.
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }
 
 impl Gateway {
     /// `samples` are questions that the page offers.
     pub fn new(rag: Rag, access: Access, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
         let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
-        Ok(Self { rag, metrics, samples, access, images })
+        let (shutdown, condition) = (Shutdown::default(), health::Checked::default());
+        Ok(Self { rag, metrics, samples, access, images, shutdown, condition })
     }
 
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::Gateway;
 use crate::telemetry::ACCESS;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Header with a request's id, in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID_BYTES: usize = 64;
 
 tokio::task_local! {

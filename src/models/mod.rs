@@ -101,6 +101,11 @@ pub trait Embedder: Send + Sync {
     /// The tokens of `text`; fails where the model runs elsewhere and does not say.
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError>;
 
+    /// Fails when the thread that computes here has ended or does not get on; see [`scheduler`].
+    fn check_alive(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// Whether [`Embedder::embed_images`] works.
     fn reads_images(&self) -> bool {
         false
@@ -165,6 +170,11 @@ pub struct Relevance {
 pub trait Reranker: Send + Sync {
     /// Name of the catalog entry.
     fn name(&self) -> &str;
+
+    /// Fails when the thread that computes here has ended or does not get on; see [`scheduler`].
+    fn check_alive(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// Scores a list of texts; an empty one gives no scores. Fails and is cancelled as
     /// [`Embedder::embed`] is.
@@ -247,6 +257,11 @@ pub type GenerationStream = BoxStream<'static, Result<GeneratedPart, ModelError>
 pub trait Generator: Send + Sync {
     /// Name of the catalog entry.
     fn name(&self) -> &str;
+
+    /// Fails when the thread that writes here has ended.
+    fn check_alive(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// Tokens that prompt and answer may take together.
     fn context_tokens(&self) -> usize;

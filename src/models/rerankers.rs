@@ -26,6 +26,12 @@ impl Rerankers {
         self.entries.iter().filter(|(_, loaded)| loaded.is_ok()).map(|(name, _)| name.as_str())
     }
 
+    /// Fails when a thread of one of them is not well.
+    pub fn check_alive(&self) -> Result<(), ModelError> {
+        let loaded = self.entries.iter().filter_map(|(_, loaded)| loaded.as_ref().ok());
+        loaded.into_iter().try_for_each(|reranker| reranker.check_alive())
+    }
+
     /// Those that a request with this model goes to, in order; none: there is no such model.
     pub fn choose(&self, model: Option<&str>) -> Vec<&Loaded> {
         let loaded =

@@ -52,16 +52,6 @@ impl Rag {
         }
     }
 
-    /// Whether requests that name no collection can be served: the database
-    /// answers, and `default` is of a space that a loaded model makes.
-    pub async fn check_ready(&self, tenant: TenantId) -> Result<(), RagError> {
-        match self.collection_or_default(tenant, None).await {
-            Ok(collection) => self.embedder_of(&collection).await.map(drop),
-            Err(RagError::Store(StoreError::UnknownCollection(_))) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// All collections with their counts.
     pub async fn collections(&self, tenant: TenantId) -> Result<Vec<Collection>, RagError> {
         Ok(self.store.collections(tenant).await?)

@@ -36,6 +36,7 @@ pub mod sentences;
 mod sweep;
 mod tokens;
 pub mod usage;
+mod wellness;
 
 pub use caller::Caller;
 

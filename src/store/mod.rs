@@ -18,6 +18,7 @@ mod migrate;
 mod passages;
 mod plans;
 mod preview;
+mod reach;
 mod reembedding;
 mod replica;
 mod routes;
@@ -46,6 +47,7 @@ use migrate::{ITERATIVE_SCAN, parse_version};
 pub use migrate::{ServerReport, migrate};
 pub use passages::{FoundPassage, NearestPassages, PassageQuery, SearchEffort, SearchScores};
 pub use plans::{Candidates, PlanKind, SearchPlan};
+pub use reach::wait_until_reachable;
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 use replica::Role;
 pub use routes::RouteChoice;
@@ -111,7 +113,7 @@ impl Store {
     fn pool(url: &SecretString, settings: &PoolSettings) -> Result<Pool<Sessions>, StoreError> {
         let mut config = parse_url(url)?;
         config.application_name("ragway");
-        config.connect_timeout(Duration::from_millis(settings.connect_timeout_ms));
+        session::set_timeouts(&mut config, Duration::from_millis(settings.connect_timeout_ms));
         let largest = match settings.max_connections {
             0 => 2 * std::thread::available_parallelism().map_or(2, |n| n.get() as u32).clamp(10, 25),
             count => count,
@@ -142,7 +144,13 @@ impl Store {
 
     /// A connection for what belongs to no tenant: of rows that do it sees none.
     async fn connection(&self) -> Result<Connection<'_>, StoreError> {
-        Ok(self.pool.get().await?)
+        // Of connections that broke while nobody used them none is handed out: each would fail a request.
+        loop {
+            let connection = self.pool.get().await?;
+            if connection.is_usable() {
+                return Ok(connection);
+            }
+        }
     }
 
     /// A connection that sees the rows of one tenant.
@@ -271,6 +279,10 @@ impl From<tokio_postgres::Error> for StoreError {
         match error.code() {
             Some(code) if *code == SqlState::QUERY_CANCELED => StoreError::StatementTimedOut,
             Some(code) if is_outage(code) => StoreError::Unavailable(describe(&error)),
+            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                session::primary_has_moved();
+                StoreError::Unavailable(describe(&error))
+            }
             Some(_) => StoreError::Statement(error),
             // Without a code the server did not speak: the connection failed. A value that
             // could not be converted has no code either and is a defect.

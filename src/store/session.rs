@@ -4,7 +4,10 @@ use std::{
     io,
     ops::{Deref, DerefMut},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -34,6 +37,39 @@ pub(super) struct Session {
     /// A statement of it was cancelled. The server may act on that a little later, and would then
     /// cancel a statement of whoever has the connection next: nobody gets it any more.
     spent: bool,
+    /// [`MOVES`] when it was opened.
+    moves: u64,
+}
+
+/// How often a server said that it takes no writes. Connections that were opened before are to servers
+/// that may have been demoted.
+static MOVES: AtomicU64 = AtomicU64::new(0);
+
+/// Notes that a server takes no writes: everybody connects anew, where [`Config`] names several hosts to
+/// the one that does.
+pub(super) fn primary_has_moved() {
+    MOVES.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Bounds how long a server that has vanished is believed to be there. `connect` is for all hosts together,
+/// so that the last of them has its turn.
+pub(super) fn set_timeouts(config: &mut Config, connect: Duration) {
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+    config.connect_timeout(connect / u32::try_from(hosts).unwrap_or(u32::MAX));
+    config.keepalives_idle(SILENCE).keepalives_interval(SILENCE / 5).keepalives_retries(3);
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(SILENCE);
+    }
+}
+
+/// How long a server may leave what was sent to it unacknowledged; a statement may take longer.
+const SILENCE: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// Whether a statement can be expected to reach the server that it is for.
+    pub fn is_usable(&self) -> bool {
+        !self.spent && !self.client.is_closed() && self.moves == MOVES.load(Ordering::Relaxed)
+    }
 }
 
 /// Opens and judges the pool's connections.
@@ -53,8 +89,8 @@ impl ManageConnection for Sessions {
     type Error = Error;
 
     async fn connect(&self) -> Result<Session, Error> {
-        let config = Arc::clone(&self.config);
-        Ok(Session { client: self.manager.connect().await?, config, spent: false })
+        let (config, moves) = (Arc::clone(&self.config), MOVES.load(Ordering::Relaxed));
+        Ok(Session { client: self.manager.connect().await?, config, spent: false, moves })
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
@@ -62,7 +98,7 @@ impl ManageConnection for Sessions {
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        session.spent || session.client.is_closed()
+        !session.is_usable()
     }
 }
 

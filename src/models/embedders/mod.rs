@@ -131,6 +131,11 @@ impl Embedders {
         Self { slots: Arc::new(slots), routes: Arc::new(routes.collect()), groups: Arc::new(groups) }
     }
 
+    /// Fails when a thread of a loaded model is not well.
+    pub fn check_alive(&self) -> Result<(), ModelError> {
+        self.slots.values().try_for_each(|slot| slot.check_alive())
+    }
+
     /// The embedder of a model type such as `text-embedding`; `None` where there is no such type.
     pub async fn of_type(&self, model_type: &str) -> Option<Result<Arc<dyn Embedder>, ModelError>> {
         let name = match self.chosen(model_type).await? {

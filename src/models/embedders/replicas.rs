@@ -198,6 +198,10 @@ impl Embedder for Group {
         self.first.tokenize(text, special)
     }
 
+    fn check_alive(&self) -> Result<(), ModelError> {
+        self.first.check_alive()
+    }
+
     fn reads_images(&self) -> bool {
         self.first.reads_images()
     }

@@ -54,6 +54,14 @@ impl Slot {
         }
     }
 
+    /// Fails when the model is loaded and its threads are not well.
+    pub(super) fn check_alive(&self) -> Result<(), ModelError> {
+        match &*self.lock() {
+            Load::Loaded(embedder) => embedder.check_alive(),
+            Load::Waiting | Load::Running(_) | Load::Failed(..) => Ok(()),
+        }
+    }
+
     /// The model; the first caller starts the load, which goes on when its callers leave.
     pub(super) async fn get(&self) -> Result<Arc<dyn Embedder>, ModelError> {
         let loading = match self.begin() {

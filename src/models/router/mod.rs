@@ -163,6 +163,11 @@ impl AnswerRouter {
         Ok(self.routes.choose(selector)?.candidates.iter().any(Candidate::forwards))
     }
 
+    /// Fails when the thread of a model in this process has ended.
+    pub fn check_alive(&self) -> Result<(), ModelError> {
+        self.backends.iter().try_for_each(|backend| backend.generator().check_alive())
+    }
+
     /// How each backend is.
     pub fn status(&self) -> Vec<BackendStatus> {
         let status = |backend: &Arc<Backend>| BackendStatus {

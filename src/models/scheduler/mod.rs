@@ -52,6 +52,8 @@ pub struct Limits {
     pub queue: usize,
     /// A bulk batch that has been running for longer gets a tenth of the time for itself.
     pub ageing: Duration,
+    /// An interactive batch that takes longer will not end any more; a bulk batch ten times as long.
+    pub stuck: Duration,
 }
 
 /// Sends items to a model's threads. They end when the scheduler is dropped.
@@ -94,6 +96,24 @@ impl<M: BatchModel> Scheduler<M> {
         &self.shared.model
     }
 
+    /// Fails when a thread has ended or does not get on with its batch: nothing in this process mends that.
+    pub fn check_alive(&self) -> Result<(), ModelError> {
+        let Shared { limits, interactive, bulk, .. } = self.shared.as_ref();
+        for (line, label, longest) in [(interactive, "", limits.stuck), (bulk, "bulk ", limits.stuck * 10)] {
+            let queue = line.lock();
+            if queue.abandoned {
+                return Err(self.shared.failed(format!("its {label}thread has ended")));
+            }
+            let running = queue.running();
+            if running > longest {
+                let seconds = running.as_secs_f64();
+                let reason = format!("its {label}thread has been busy with one batch for {seconds:.1} s");
+                return Err(self.shared.failed(reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Computes `items`, each with its cost; outputs in their order. Dropping the future cancels
     /// what has not begun, and so does the caller's [`Deadline`].
     ///
@@ -113,12 +133,8 @@ impl<M: BatchModel> Scheduler<M> {
             return Err(deadline.missed(self.shared.name.clone()));
         }
         let ticket = Ticket::new(items.len(), deadline, reply);
-        let Shared { name, limits, .. } = self.shared.as_ref();
-        let line = self.shared.line(lane);
-        line.lock()
-            .admit(items, ticket, limits.queue)
-            .map_err(|retry_after| ModelError::Overloaded { model: name.clone(), retry_after })?;
-        line.arrived.notify_one();
+        self.shared.admit(items, ticket, lane)?;
+        let name = &self.shared.name;
         let answered = match deadline {
             Some(deadline) => match deadline.wait(answer).await {
                 // A call that is dropped at its deadline has no other answer.
@@ -128,7 +144,7 @@ impl<M: BatchModel> Scheduler<M> {
             },
             None => answer.await,
         };
-        answered.map_err(|_| self.shared.failed("its thread has stopped; restart ragway".into()))?
+        answered.map_err(|_| self.shared.stopped())?
     }
 }
 
@@ -142,9 +158,27 @@ impl<M: BatchModel> Drop for Scheduler<M> {
 }
 
 impl<M: BatchModel> Shared<M> {
+    fn admit(
+        &self,
+        items: Vec<(M::Item, usize)>,
+        ticket: Arc<Ticket<M::Output>>,
+        lane: Lane,
+    ) -> Result<(), ModelError> {
+        let line = self.line(lane);
+        let mut queue = line.lock();
+        if queue.abandoned {
+            return Err(self.stopped());
+        }
+        let overloaded = |retry_after| ModelError::Overloaded { model: self.name.clone(), retry_after };
+        queue.admit(items, ticket, self.limits.queue).map_err(overloaded)?;
+        line.arrived.notify_one();
+        Ok(())
+    }
+
     /// Works in a lane until the scheduler is dropped.
     fn serve(&self, lane: Lane) {
         let line = self.line(lane);
+        let _presence = Presence(line);
         let budget = match lane {
             Lane::Interactive => self.limits.interactive_batch,
             Lane::Bulk => self.limits.bulk_batch,
@@ -216,6 +250,19 @@ impl<M: BatchModel> Shared<M> {
 
     fn failed(&self, reason: String) -> ModelError {
         ModelError::Failed { model: self.name.clone(), reason }
+    }
+
+    fn stopped(&self) -> ModelError {
+        self.failed("its thread has stopped; restart ragway".into())
+    }
+}
+
+/// Held by a lane's thread. However the thread ends, nobody goes on waiting for it.
+struct Presence<'a, M: BatchModel>(&'a Line<M>);
+
+impl<M: BatchModel> Drop for Presence<'_, M> {
+    fn drop(&mut self) {
+        self.0.lock().abandon();
     }
 }
 

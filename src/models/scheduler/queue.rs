@@ -13,6 +13,8 @@ use crate::models::{ModelError, deadline::Deadline};
 /// The calls of one lane.
 pub struct Queue<I, O> {
     pub closed: bool,
+    /// Nobody takes anything from it any more.
+    pub abandoned: bool,
     calls: VecDeque<Call<I, O>>,
     cost: usize,
     /// Cost computed in a second, smoothed; 0 until something was.
@@ -54,7 +56,7 @@ type Reply<O> = oneshot::Sender<Result<Vec<O>, ModelError>>;
 
 impl<I, O> Queue<I, O> {
     pub fn new() -> Self {
-        Self { closed: false, calls: VecDeque::new(), cost: 0, rate: 0.0, begun: None }
+        Self { closed: false, abandoned: false, calls: VecDeque::new(), cost: 0, rate: 0.0, begun: None }
     }
 
     /// Puts a call behind the others, or says when there may be room for it. An empty queue has
@@ -122,6 +124,14 @@ impl<I, O> Queue<I, O> {
     /// For how long the batch has been computed that was taken last; zero between two.
     pub fn running(&self) -> Duration {
         self.begun.map_or(Duration::ZERO, |begun| begun.elapsed())
+    }
+
+    /// Drops the calls that wait, whose callers are told by that.
+    pub fn abandon(&mut self) {
+        self.abandoned = true;
+        self.calls.clear();
+        self.cost = 0;
+        self.begun = None;
     }
 
     fn forget_over(&mut self) {

@@ -45,7 +45,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let limits = Limits { interactive_batch: 4, bulk_batch: 4, queue: 20, ageing: Duration::ZERO };
+        let limits = Limits {
+            interactive_batch: 4,
+            bulk_batch: 4,
+            queue: 20,
+            ageing: Duration::ZERO,
+            stuck: Duration::from_millis(50),
+        };
         let (begun, batches) = mpsc::channel();
         let ((interactive, interactive_steps), (bulk, bulk_steps)) = (mpsc::channel(), mpsc::channel());
         let model = Doubling {
@@ -262,4 +268,74 @@ async fn the_thread_ends_with_the_scheduler() {
         batches.recv_timeout(Duration::from_secs(20)),
         Err(mpsc::RecvTimeoutError::Disconnected)
     ));
+}
+
+#[tokio::test]
+async fn a_thread_that_is_stuck_is_noticed_until_it_goes_on() {
+    let bench = Bench::new();
+    bench.scheduler.check_alive().unwrap();
+    let call = bench.submit(&[1], Lane::Interactive);
+    bench.batches.recv().unwrap();
+    thread::sleep(Duration::from_millis(60));
+    let told = bench.scheduler.check_alive().unwrap_err().to_string();
+    assert!(told.contains("`doubling` failed: its thread has been busy with one batch"), "{told}");
+    bench.interactive.send(()).unwrap();
+    assert_eq!(call.await.unwrap(), [2]);
+    // The thread notes the end of its batch after it has told the callers.
+    while bench.scheduler.check_alive().is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Makes outputs that nobody may drop.
+struct Mined {
+    begun: Mutex<mpsc::Sender<()>>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+struct Mine;
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        panic!("it goes off");
+    }
+}
+
+impl BatchModel for Mined {
+    type Item = ();
+    type Output = Mine;
+
+    fn run(&self, items: &[&()]) -> Result<Vec<Mine>, ModelError> {
+        self.begun.lock().unwrap().send(()).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+        Ok(items.iter().map(|()| Mine).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_has_ended_is_noticed_and_nobody_waits_for_it() {
+    let ((begun, has_begun), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel());
+    let limits = Limits {
+        interactive_batch: 1,
+        bulk_batch: 1,
+        queue: 10,
+        ageing: Duration::ZERO,
+        stuck: Duration::from_secs(600),
+    };
+    let model = Mined { begun: Mutex::new(begun), go_on: Mutex::new(goes_on) };
+    let scheduler = Scheduler::start("mined", limits, model).unwrap();
+    let mut left = Box::pin(scheduler.submit(vec![((), 1)], Lane::Interactive));
+    assert!(left.as_mut().now_or_never().is_none());
+    has_begun.recv().unwrap();
+    let mut waits = Box::pin(scheduler.submit(vec![((), 1)], Lane::Interactive));
+    assert!(waits.as_mut().now_or_never().is_none());
+    // Its output is dropped where it was made, which ends the thread.
+    drop(left);
+    go_on.send(()).unwrap();
+    let told = waits.await.err().unwrap().to_string();
+    assert!(told.contains("its thread has stopped"), "{told}");
+    let told = scheduler.check_alive().unwrap_err().to_string();
+    assert!(told.contains("its thread has ended"), "{told}");
+    let told = scheduler.submit(vec![((), 1)], Lane::Interactive).await.err().unwrap().to_string();
+    assert!(told.contains("its thread has stopped"), "{told}");
 }

@@ -11,7 +11,7 @@ use super::{
     },
 };
 use crate::{
-    http::{Gateway, compat::OpenAiError},
+    http::{Gateway, compat::OpenAiError, shutdown::stopping},
     models::{GeneratedPart, Usage, router::Routed},
     rag::{
         Caller, RagError,
@@ -37,7 +37,7 @@ pub(super) async fn from_documents(
     let request = ChatRequest { caller, collection, messages, writing };
     let chat = gateway.rag.chat(request).await.map_err(about_conversation)?;
     let pieces = pieces(chat, base.to_owned(), notes, most_tokens);
-    respond(head, pieces, stream, include_usage).await
+    respond(gateway, head, pieces, stream, include_usage).await
 }
 
 /// Lets a model in this process go on with the conversation.
@@ -52,16 +52,19 @@ pub(super) async fn from_local(
     let most_tokens = writing.max_tokens.unwrap_or(most);
     let request = LocalRequest { caller, model: model.to_owned(), messages, writing };
     let routed = gateway.rag.converse(request).await.map_err(about_conversation)?;
-    respond(Head::new(model), local_pieces(routed, notes, most_tokens), stream, include_usage).await
+    let pieces = local_pieces(routed, notes, most_tokens);
+    respond(gateway, Head::new(model), pieces, stream, include_usage).await
 }
 
 async fn respond(
+    gateway: &Gateway,
     head: Head,
     pieces: Pieces,
     stream: bool,
     include_usage: bool,
 ) -> Result<HttpResponse, OpenAiError> {
     if stream {
+        let pieces = gateway.shutdown.bound(pieces, Err(stopping().into()));
         return Ok(head.stream(pieces, include_usage));
     }
     Ok(HttpResponse::Ok().json(web::Json(head.whole(pieces).await?)))

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::wire::{RagwayExtension, done, error_event};
 use crate::{
-    http::{Gateway, compat::OpenAiError, error::ApiError, sse},
+    http::{Gateway, compat::OpenAiError, error::ApiError, shutdown::stopping, sse},
     models::{
         ModelError,
         forward::{Chunk, ForwardError, ForwardRequest, Forwarded, Refusal, Whole, with_member},
@@ -45,6 +45,8 @@ pub(super) async fn pass_on(
         Forwarded::Stream(chunks) => {
             let (wants_usage, extension) = (request.wants_usage(), Some(json!(extension)));
             let mut relay = Relay { wants_usage, first: None, extension, ended: false };
+            let last = ForwardError { error: stopping(), refusal: None };
+            let chunks = gateway.shutdown.bound(chunks, Err(last));
             let end = stream::iter([None]);
             let lines = chunks.map(Some).chain(end).map(move |chunk| stream::iter(relay.write(chunk)));
             sse::response(lines.flatten())

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpResponse, web::Bytes};
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -237,7 +237,11 @@ impl Head {
     }
 
     /// Writes each part as it comes.
-    pub fn stream(self, pieces: Pieces, include_usage: bool) -> HttpResponse {
+    pub fn stream(
+        self,
+        pieces: impl Stream<Item = Result<Piece, RagError>> + 'static,
+        include_usage: bool,
+    ) -> HttpResponse {
         let first = self.chunk(Some((json!({"role": "assistant", "content": ""}), None)), include_usage);
         let first = stream::iter([sse::data(&first)]);
         let mut ended = false;

@@ -24,8 +24,13 @@ use crate::{
 
 /// In tokens; the interactive budget is that of four pairs of the usual longest length, so that
 /// a question behind a long list does not wait for all of it.
-const LIMITS: Limits =
-    Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_secs(2) };
+const LIMITS: Limits = Limits {
+    interactive_batch: 2048,
+    bulk_batch: 4096,
+    queue: 1 << 19,
+    ageing: Duration::from_secs(2),
+    stuck: Duration::from_secs(60),
+};
 
 /// A cross-encoder behind a scheduler.
 pub struct CrossEncoder {
@@ -70,6 +75,10 @@ impl CrossEncoder {
 impl Reranker for CrossEncoder {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn check_alive(&self) -> Result<(), ModelError> {
+        self.scheduler.check_alive()
     }
 
     fn rerank(

@@ -35,8 +35,13 @@ use crate::{
 };
 
 /// In tokens. A bulk batch takes half a second on two cores.
-const LIMITS: Limits =
-    Limits { interactive_batch: 2048, bulk_batch: 4096, queue: 1 << 19, ageing: Duration::from_secs(2) };
+const LIMITS: Limits = Limits {
+    interactive_batch: 2048,
+    bulk_batch: 4096,
+    queue: 1 << 19,
+    ageing: Duration::from_secs(2),
+    stuck: Duration::from_secs(60),
+};
 
 /// A BERT encoder behind a scheduler.
 pub struct BertEmbedder {
@@ -101,6 +106,10 @@ impl BertEmbedder {
 impl Embedder for BertEmbedder {
     fn space(&self) -> &EmbeddingSpace {
         &self.space
+    }
+
+    fn check_alive(&self) -> Result<(), ModelError> {
+        self.scheduler.check_alive()
     }
 
     fn max_tokens(&self) -> usize {

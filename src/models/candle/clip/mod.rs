@@ -34,8 +34,13 @@ use crate::{
 /// Texts or pictures of one forward pass: pictures take half a second for ViT-B/32 on two cores.
 const BATCH: usize = 8;
 /// In tokens; a picture of ViT-B/32 has 50.
-const LIMITS: Limits =
-    Limits { interactive_batch: 400, bulk_batch: 800, queue: 1 << 17, ageing: Duration::from_secs(2) };
+const LIMITS: Limits = Limits {
+    interactive_batch: 400,
+    bulk_batch: 800,
+    queue: 1 << 17,
+    ageing: Duration::from_secs(2),
+    stuck: Duration::from_secs(60),
+};
 
 /// Both towers of a CLIP checkpoint.
 pub struct ClipEmbedder {
@@ -155,6 +160,10 @@ impl ClipEmbedder {
 impl Embedder for ClipEmbedder {
     fn space(&self) -> &EmbeddingSpace {
         &self.space
+    }
+
+    fn check_alive(&self) -> Result<(), ModelError> {
+        self.scheduler.check_alive()
     }
 
     fn max_tokens(&self) -> usize {

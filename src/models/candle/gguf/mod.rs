@@ -115,6 +115,10 @@ impl Generator for GgufGenerator {
         &self.name
     }
 
+    fn check_alive(&self) -> Result<(), ModelError> {
+        if self.jobs.is_closed() { Err(failed(&self.name, "its thread has ended")) } else { Ok(()) }
+    }
+
     fn context_tokens(&self) -> usize {
         self.context_tokens
     }
