@@ -11,7 +11,7 @@ use std::{
 use crate::harness::{embedder, home, local_llm};
 
 /// A home of its own for one test, with the downloads of all tests.
-async fn own_home() -> tempfile::TempDir {
+pub async fn own_home() -> tempfile::TempDir {
     // Fetched once, by this process, before the program looks for them.
     let _ = (embedder().await, local_llm().await);
     let folder = tempfile::tempdir().unwrap();
@@ -20,7 +20,7 @@ async fn own_home() -> tempfile::TempDir {
     folder
 }
 
-fn ragway(home: &Path) -> Command {
+pub fn ragway(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ragway"));
     command.env("RAGWAY_HOME", home).current_dir(home);
     for variable in

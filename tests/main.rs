@@ -44,4 +44,5 @@ mod rerank;
 mod routes;
 mod search;
 mod tasks;
+mod telemetry;
 mod usage;

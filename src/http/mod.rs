@@ -15,11 +15,12 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, span, log, metrics), then CORS.
+//! Middleware, outermost first: `observe` (id, spans, log, metrics), then CORS.
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
 mod ask;
+mod caching;
 mod caller;
 mod collections;
 mod compat;

@@ -24,7 +24,13 @@ use std::time::Duration;
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
-use crate::config::{EmbeddingSpace, Prefixes};
+use tracing::Span;
+
+use self::scheduler::LaneStatus;
+use crate::{
+    config::{EmbeddingSpace, Prefixes},
+    telemetry::SPAN,
+};
 
 /// Whether a text is a question or a passage: some models want a prefix by role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +67,16 @@ pub enum Lane {
     Bulk,
 }
 
+impl Lane {
+    /// As it is called in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Lane::Interactive => "interactive",
+            Lane::Bulk => "bulk",
+        }
+    }
+}
+
 /// A PNG, JPEG, WebP or GIF file.
 pub type EncodedImage = bytes::Bytes;
 
@@ -87,6 +103,11 @@ pub struct Embeddings {
     pub tokens: Vec<usize>,
 }
 
+/// A part of a trace: a model embeds so many texts or images.
+fn embed_span(model: &str, items: usize, lane: Lane) -> Span {
+    tracing::info_span!(target: SPAN, "embed", model, items, lane = lane.name())
+}
+
 /// Turns texts, and with some models images, into vectors of one space.
 pub trait Embedder: Send + Sync {
     /// The space of every vector this embedder returns.
@@ -100,6 +121,11 @@ pub trait Embedder: Send + Sync {
 
     /// The tokens of `text`; fails where the model runs elsewhere and does not say.
     fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError>;
+
+    /// What its own queues hold and have held; nothing of a model that runs elsewhere.
+    fn lanes(&self) -> Vec<LaneStatus> {
+        Vec::new()
+    }
 
     /// Whether [`Embedder::embed_images`] works.
     fn reads_images(&self) -> bool {
@@ -165,6 +191,11 @@ pub struct Relevance {
 pub trait Reranker: Send + Sync {
     /// Name of the catalog entry.
     fn name(&self) -> &str;
+
+    /// As [`Embedder::lanes`].
+    fn lanes(&self) -> Vec<LaneStatus> {
+        Vec::new()
+    }
 
     /// Scores a list of texts; an empty one gives no scores. Fails and is cancelled as
     /// [`Embedder::embed`] is.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::{
     Caller, Rag, RagError,
@@ -19,6 +20,7 @@ use crate::{
     config::EmbeddingSpace,
     models::{Embedder, Lane, TextRole},
     store::{Collection, DocumentStep, NewDocument, NewPassage, PassageSet, Saved, StoreError},
+    telemetry::SPAN,
 };
 
 /// Passages embedded in one call; between two calls other requests get their turn.
@@ -95,11 +97,23 @@ impl Rag {
         file: SourceFile,
         step: Option<&DocumentStep<'_>>,
     ) -> Result<Ingested, RagError> {
+        let span = tracing::info_span!(target: SPAN, "ingest", bytes = file.bytes.len());
+        self.ingest_file(caller, named, file, step).instrument(span).await
+    }
+
+    async fn ingest_file(
+        &self,
+        caller: Caller,
+        named: Option<&str>,
+        file: SourceFile,
+        step: Option<&DocumentStep<'_>>,
+    ) -> Result<Ingested, RagError> {
         let tenant = caller.tenant;
         let mut collection = self.collection_to_fill(tenant, named).await?;
         self.embedder_of(&collection).await?;
         check_labels(&file)?;
-        let document = self.read(file).await?;
+        let span = tracing::info_span!(target: SPAN, "extract");
+        let document = self.read(file).instrument(span).await?;
         let title = document.title.clone();
         if let Some(saved) = self.store.refresh_document(tenant, &collection, &document, step).await? {
             return Ok(Ingested { saved, title });

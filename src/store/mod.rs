@@ -70,7 +70,24 @@ impl TenantId {
 #[derive(Clone)]
 pub struct Store {
     pool: Pool<Sessions>,
+    most_connections: u32,
     pgvector: Pgvector,
+}
+
+/// The pool of connections: how many there are, and how long was waited for one.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolStatus {
+    /// In use now.
+    pub active: u32,
+    pub open: u32,
+    /// May be open.
+    pub most: u32,
+    /// Uses that waited for a connection and got one.
+    pub waited: u64,
+    /// Uses that waited in vain.
+    pub timed_out: u64,
+    /// By all together.
+    pub wait: Duration,
 }
 
 /// What is to be known of the extension; its types have no fixed OID.
@@ -109,7 +126,7 @@ impl Store {
             .connection_customizer(Box::new(StatementTimeout { ms: settings.statement_timeout_ms }))
             .build_unchecked(Sessions::new(config));
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
-        Ok(Self { pool, pgvector })
+        Ok(Self { pool, most_connections: largest, pgvector })
     }
 
     /// Whether the database answers.
@@ -118,10 +135,17 @@ impl Store {
         Ok(())
     }
 
-    /// Connections in use now.
-    pub fn active_connections(&self) -> u32 {
+    /// How the pool of connections is, and was since the start.
+    pub fn pool_status(&self) -> PoolStatus {
         let state = self.pool.state();
-        state.connections.saturating_sub(state.idle_connections)
+        PoolStatus {
+            active: state.connections.saturating_sub(state.idle_connections),
+            open: state.connections,
+            most: self.most_connections,
+            waited: state.statistics.get_waited,
+            timed_out: state.statistics.get_timed_out,
+            wait: state.statistics.get_wait_time,
+        }
     }
 
     async fn connection(&self) -> Result<Connection<'_>, StoreError> {

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::{Instrument, field::Empty};
+
 use super::{
     Caller, DEFAULT_COLLECTION, Rag, RagError,
     pictures::image_vector,
@@ -20,6 +22,7 @@ use crate::{
         Collection, Filter, FoundPassage, LexicalMatches, LexicalQuery, NearestPassages, PassageQuery,
         SearchEffort, SearchPlan, StoreError, TenantId,
     },
+    telemetry::SPAN,
 };
 use fusion::fuse;
 
@@ -91,6 +94,13 @@ impl Rag {
 
     /// [`Rag::search`] as a part of something else, which checks the request, admits and charges the caller.
     pub(super) async fn find(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
+        let span = tracing::info_span!(target: SPAN, "search", k = request.k, mode = Empty, results = Empty);
+        let found = self.find_now(request).instrument(span.clone()).await?;
+        span.record("mode", found.mode.name()).record("results", found.passages.len());
+        Ok(found)
+    }
+
+    async fn find_now(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         for _ in 1..LOOK_UPS {
             match self.search_space(request).await {
                 Err(RagError::Store(StoreError::SpacesChanged(_))) => {}
@@ -112,7 +122,9 @@ impl Rag {
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
-        let (mode, passages, plan) = self.find_passages(request, mode, &collection, &vector).await?;
+        let span = tracing::info_span!(target: SPAN, "database", otel.kind = "client", db.system.name = "postgresql");
+        let finding = self.find_passages(request, mode, &collection, &vector);
+        let (mode, passages, plan) = finding.instrument(span).await?;
         let search_time = started.elapsed();
         Ok(SearchOutcome { passages, mode, plan, collection, vector, tokens, embed_time, search_time })
     }

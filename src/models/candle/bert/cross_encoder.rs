@@ -18,7 +18,7 @@ use crate::{
     config::RerankerEntry,
     models::{
         Lane, ModelError, Relevance, Reranker, logistic,
-        scheduler::{BatchModel, Limits, Scheduler},
+        scheduler::{BatchModel, LaneStatus, Limits, Scheduler},
     },
 };
 
@@ -70,6 +70,10 @@ impl CrossEncoder {
 impl Reranker for CrossEncoder {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn lanes(&self) -> Vec<LaneStatus> {
+        self.scheduler.status()
     }
 
     fn rerank(
