@@ -213,5 +213,5 @@ async fn the_database_stops_searching_when_the_client_leaves() {
     for _ in 0..20 {
         good(app.search(json!({"query": QUESTION})).await).await;
     }
-    assert_eq!(app.rag.store().active_connections(), 0);
+    assert_eq!(app.rag.store().pool_status().active, 0);
 }

@@ -54,6 +54,7 @@ mod shards;
 mod shutdown;
 mod survive;
 mod tasks;
+mod telemetry;
 mod tenants;
 mod tls;
 mod usage;

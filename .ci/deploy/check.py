@@ -247,7 +247,9 @@ def replica_killed(deployment: Deployment) -> None:
 
 def metrics(deployment: Deployment) -> None:
     """Every metric that a rule or the dashboard names is exported, and every query can be evaluated."""
-    exported = set(re.findall(r"^# TYPE (\w+)", metrics_of(deployment.urls[0]), re.M))
+    text = metrics_of(deployment.urls[0])
+    subprocess.run(["promtool", "check", "metrics"], input=text, text=True, check=True)
+    exported = set(re.findall(r"^# TYPE (\w+)", text, re.M))
     recorded = set(re.findall(r"record: (\S+)", Path("deploy/prometheus/recording.yml").read_text()))
     dashboard = json.loads(Path("deploy/grafana/dashboards/ragway.json").read_text())
     queries = {

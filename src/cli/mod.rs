@@ -137,7 +137,13 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 async fn execute(cli: Cli) -> Result<ExitCode> {
     let serving = matches!(cli.command, Command::Serve(_));
-    telemetry::start(if serving { Verbosity::Requests } else { Verbosity::Warnings })?;
+    let telemetry = telemetry::start(if serving { Verbosity::Requests } else { Verbosity::Warnings })?;
+    let result = run_command(cli).await;
+    telemetry.stop().await;
+    result
+}
+
+async fn run_command(cli: Cli) -> Result<ExitCode> {
     if matches!(cli.command, Command::Openapi) {
         print!("{}", openapi::document_json()?);
         return Ok(ExitCode::SUCCESS);

@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header::HeaderMap};
 
-use super::error::ApiError;
+use super::{error::ApiError, observe::note_caller};
 use crate::{
     access::{Identity, Refusal},
     rag::Caller,
@@ -57,7 +57,8 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let identity = Identity::from_request(request, payload).into_inner();
-        ready(identity.map(|identity| Caller::from(&identity)))
+        let caller = identity.map(|identity| Caller::from(&identity));
+        ready(caller.inspect(|caller| note_caller(*caller)))
     }
 }
 

@@ -253,15 +253,7 @@ fn routes(gateway: &Gateway) -> Vec<RouteHealth> {
 #[utoipa::path(tag = "operation", responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")))]
 #[get("/metrics")]
 pub async fn metrics(gateway: web::Data<Gateway>) -> Result<HttpResponse, ApiError> {
-    let connections = i64::from(gateway.rag.store().active_connections());
-    gateway.metrics.db_connections.set(connections);
-    for (model, state) in gateway.rag.embedders().models() {
-        let loaded = gateway.metrics.model_loaded.with_label_values(&[model]);
-        loaded.set(i64::from(state == ModelState::Loaded));
-    }
-    let rag = &gateway.rag;
-    let text = gateway.metrics.render(&rag.cache().counts(), &rag.answers().status(), &rag.ledger().totals());
-    let text = text.map_err(|error| {
+    let text = gateway.metrics.render(&gateway.rag).map_err(|error| {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string())
     })?;
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))

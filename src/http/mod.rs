@@ -15,7 +15,7 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, span, log, metrics), `shutdown`, CORS, `access` (who may call
+//! Middleware, outermost first: `observe` (id, spans, log, metrics), `shutdown`, CORS, `access` (who may call
 //! what). `audit` writes down what is administered.
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
@@ -23,6 +23,7 @@
 mod access;
 mod ask;
 mod audit;
+mod caching;
 mod caller;
 mod collections;
 mod compat;

@@ -1,11 +1,16 @@
 //! The question page and the Swagger UI.
 
-use actix_web::{HttpRequest, HttpResponse, get, http::header, middleware::DefaultHeaders, web};
+use actix_web::{
+    HttpRequest, HttpResponse, get,
+    http::header,
+    middleware::{DefaultHeaders, from_fn},
+    web,
+};
 use serde_json::json;
 use utoipa::openapi::OpenApi;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{Gateway, error::ApiError};
+use super::{Gateway, caching::public, error::ApiError};
 
 /// Nothing from elsewhere, nothing inline: what a document says cannot run.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -48,21 +53,23 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 /// Adds the pages; they are not part of the published API.
 pub fn configure(config: &mut web::ServiceConfig, document: web::Data<OpenApi>) {
     config.service(index).service(samples).service(assets);
-    config.app_data(document).route(DOCUMENT, web::get().to(show_document));
+    config.app_data(document);
+    let document = web::resource(DOCUMENT).wrap(from_fn(public)).route(web::get().to(show_document));
+    config.service(document);
     config.route("/docs", web::get().to(to_docs));
     let settings = Config::from(DOCUMENT).try_it_out_enabled(true).display_request_duration(true);
     let guarded = GUARDS.iter().fold(DefaultHeaders::new(), |headers, guard| headers.add(guard.clone()));
     let guarded = guarded.add((header::CONTENT_SECURITY_POLICY, DOCS_POLICY));
     let docs = SwaggerUi::new("/{_:.*}").config(settings);
-    config.service(web::scope("/docs").wrap(guarded).service(docs));
+    config.service(web::scope("/docs").wrap(from_fn(public)).wrap(guarded).service(docs));
 }
 
-#[get("/")]
+#[get("/", wrap = "from_fn(public)")]
 async fn index() -> HttpResponse {
     asset("text/html; charset=utf-8", include_str!("ui/index.html"))
 }
 
-#[get("/ui/{name}")]
+#[get("/ui/{name}", wrap = "from_fn(public)")]
 async fn assets(request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let found = ASSETS.iter().find(|(known, _, _)| *known == name.as_str());
     found
@@ -71,7 +78,7 @@ async fn assets(request: HttpRequest, name: web::Path<String>) -> Result<HttpRes
 }
 
 /// Questions that the page offers.
-#[get("/ui/samples.json")]
+#[get("/ui/samples.json", wrap = "from_fn(public)")]
 async fn samples(gateway: web::Data<Gateway>) -> HttpResponse {
     HttpResponse::Ok().json(json!({ "questions": gateway.samples }))
 }
@@ -89,9 +96,5 @@ fn asset(content_type: &str, body: &'static str) -> HttpResponse {
     for guard in GUARDS {
         response.insert_header(guard.clone());
     }
-    response
-        .content_type(content_type)
-        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
-        .body(body)
+    response.content_type(content_type).insert_header((header::CONTENT_SECURITY_POLICY, POLICY)).body(body)
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 pub fn response(events: impl Stream<Item = Bytes> + 'static) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/event-stream")
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
         // nginx would otherwise hold the events back.
         .insert_header(("x-accel-buffering", "no"))
         .streaming(events.map(Ok::<_, Infallible>))

@@ -24,7 +24,13 @@ use std::time::Duration;
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
-use crate::config::{EmbeddingSpace, Prefixes};
+use tracing::Span;
+
+use self::scheduler::LaneStatus;
+use crate::{
+    config::{EmbeddingSpace, Prefixes},
+    telemetry::SPAN,
+};
 
 /// Whether a text is a question or a passage: some models want a prefix by role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +67,16 @@ pub enum Lane {
     Bulk,
 }
 
+impl Lane {
+    /// As it is called in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Lane::Interactive => "interactive",
+            Lane::Bulk => "bulk",
+        }
+    }
+}
+
 /// A PNG, JPEG, WebP or GIF file.
 pub type EncodedImage = bytes::Bytes;
 
@@ -87,6 +103,11 @@ pub struct Embeddings {
     pub tokens: Vec<usize>,
 }
 
+/// A part of a trace: a model embeds so many texts or images.
+fn embed_span(model: &str, items: usize, lane: Lane) -> Span {
+    tracing::info_span!(target: SPAN, "embed", model, items, lane = lane.name())
+}
+
 /// Turns texts, and with some models images, into vectors of one space.
 pub trait Embedder: Send + Sync {
     /// The space of every vector this embedder returns.
@@ -104,6 +125,11 @@ pub trait Embedder: Send + Sync {
     /// Fails when the thread that computes here has ended or does not get on; see [`scheduler`].
     fn check_alive(&self) -> Result<(), ModelError> {
         Ok(())
+    }
+
+    /// What its own queues hold and have held; nothing of a model that runs elsewhere.
+    fn lanes(&self) -> Vec<LaneStatus> {
+        Vec::new()
     }
 
     /// Whether [`Embedder::embed_images`] works.
@@ -174,6 +200,11 @@ pub trait Reranker: Send + Sync {
     /// Fails when the thread that computes here has ended or does not get on; see [`scheduler`].
     fn check_alive(&self) -> Result<(), ModelError> {
         Ok(())
+    }
+
+    /// As [`Embedder::lanes`].
+    fn lanes(&self) -> Vec<LaneStatus> {
+        Vec::new()
     }
 
     /// Scores a list of texts; an empty one gives no scores. Fails and is cancelled as

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Lane, ModelError, Relevance, Reranker};
+use tracing::Instrument;
+
+use super::{Lane, ModelError, Relevance, Reranker, scheduler::LaneStatus};
+use crate::telemetry::SPAN;
 
 /// A reranker, or why there is none.
 pub type Loaded = Result<Arc<dyn Reranker>, ModelError>;
@@ -30,6 +33,13 @@ impl Rerankers {
     pub fn check_alive(&self) -> Result<(), ModelError> {
         let loaded = self.entries.iter().filter_map(|(_, loaded)| loaded.as_ref().ok());
         loaded.into_iter().try_for_each(|reranker| reranker.check_alive())
+    }
+
+    /// Names with what the queues of each hold, of those that run here.
+    pub fn lanes(&self) -> impl Iterator<Item = (&str, LaneStatus)> {
+        let loaded =
+            self.entries.iter().filter_map(|(name, loaded)| Some((name.as_str(), loaded.as_ref().ok()?)));
+        loaded.flat_map(|(name, reranker)| reranker.lanes().into_iter().map(move |lane| (name, lane)))
     }
 
     /// Those that a request with this model goes to, in order; none: there is no such model.
@@ -65,7 +75,8 @@ pub async fn first_that_works(
                 continue;
             }
         };
-        match reranker.rerank(query.to_owned(), texts.to_vec(), lane).await {
+        let span = tracing::info_span!(target: SPAN, "rerank", model = reranker.name(), items = texts.len());
+        match reranker.rerank(query.to_owned(), texts.to_vec(), lane).instrument(span).await {
             Ok(relevance) => return Ok((reranker.name().to_owned(), relevance)),
             Err(error) => {
                 tracing::warn!(reranker = reranker.name(), %error, "a reranker failed: {error}");

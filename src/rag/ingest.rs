@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 use super::{
     Caller, Rag, RagError,
@@ -23,6 +24,7 @@ use crate::{
         Collection, DocumentStep, EarlierPassage, ExpectedVersion, NewDocument, NewPassage, PassageSet,
         Saved, StoreError,
     },
+    telemetry::SPAN,
 };
 
 /// Passages embedded in one call; between two calls other requests get their turn.
@@ -113,8 +115,12 @@ impl Rag {
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
         self.ledger().admit(caller).await?;
-        let prepared = self.prepare(caller, collection, file).await?;
-        self.store_prepared(caller, collection, prepared, None).await
+        let span = tracing::info_span!(target: SPAN, "ingest", bytes = file.bytes.len());
+        let ingested = async {
+            let prepared = self.prepare(caller, collection, file).await?;
+            self.store_prepared(caller, collection, prepared, None).await
+        };
+        ingested.instrument(span).await
     }
 
     /// Everything but storing: several documents can be prepared at once.
@@ -127,7 +133,8 @@ impl Rag {
         let collection = self.collection_to_fill(caller.tenant, collection).await?;
         self.embedder_of(&collection).await?;
         check_labels(&file)?;
-        let document = self.read(file).await?;
+        let span = tracing::info_span!(target: SPAN, "extract");
+        let document = self.read(file).instrument(span).await?;
         let mut embedded = EmbeddedSets::default();
         if !self.store.holds_content(caller.tenant, &collection, &document).await? {
             self.embed_for(caller, &collection, &document, &mut embedded).await?;

@@ -62,6 +62,7 @@ pub struct Rag {
     job_settings: JobSettings,
     /// Wakes a worker of this replica.
     job_added: Arc<Notify>,
+    job_counts: jobs::JobCounts,
     pub(crate) cache: EmbeddingCache,
     pub(crate) load: embed_batch::Load,
     pub(crate) answer_cache: Arc<answer_cache::AnswerCache>,
@@ -96,6 +97,7 @@ impl Rag {
             cache,
             load: embed_batch::Load::default(),
             job_added: Arc::new(Notify::new()),
+            job_counts: jobs::JobCounts::default(),
         }
     }
 
@@ -122,6 +124,11 @@ impl Rag {
     /// The loaded embedders.
     pub fn embedders(&self) -> &Embedders {
         &self.embedders
+    }
+
+    /// The rerankers.
+    pub fn rerankers(&self) -> &Rerankers {
+        &self.rerankers
     }
 
     /// The answer backends.

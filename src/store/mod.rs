@@ -83,8 +83,25 @@ impl TenantId {
 #[derive(Clone)]
 pub struct Store {
     pool: Pool<Sessions>,
+    most_connections: u32,
     pgvector: Pgvector,
     role: Role,
+}
+
+/// The pool of connections: how many there are, and how long was waited for one.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolStatus {
+    /// In use now.
+    pub active: u32,
+    pub open: u32,
+    /// May be open.
+    pub most: u32,
+    /// Uses that waited for a connection and got one.
+    pub waited: u64,
+    /// Uses that waited in vain.
+    pub timed_out: u64,
+    /// By all together.
+    pub wait: Duration,
 }
 
 /// What is to be known of the extension; its types have no fixed OID.
@@ -107,17 +124,14 @@ impl Store {
     pub async fn connect(url: &SecretString, settings: &PoolSettings) -> Result<Self, StoreError> {
         let pool = Self::pool(url, settings)?;
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
-        Ok(Self { pool, pgvector, role: Role::Primary(None) })
+        Ok(Self { pool, most_connections: most_connections(settings), pgvector, role: Role::Primary(None) })
     }
 
     fn pool(url: &SecretString, settings: &PoolSettings) -> Result<Pool<Sessions>, StoreError> {
         let mut config = parse_url(url)?;
         config.application_name("ragway");
         session::set_timeouts(&mut config, Duration::from_millis(settings.connect_timeout_ms));
-        let largest = match settings.max_connections {
-            0 => 2 * std::thread::available_parallelism().map_or(2, |n| n.get() as u32).clamp(10, 25),
-            count => count,
-        };
+        let largest = most_connections(settings);
         Ok(Pool::builder()
             .max_size(largest)
             .min_idle(Some(settings.min_connections.min(largest)))
@@ -136,10 +150,17 @@ impl Store {
         Ok(())
     }
 
-    /// Connections in use now.
-    pub fn active_connections(&self) -> u32 {
+    /// How the pool of connections is, and was since the start.
+    pub fn pool_status(&self) -> PoolStatus {
         let state = self.pool.state();
-        state.connections.saturating_sub(state.idle_connections)
+        PoolStatus {
+            active: state.connections.saturating_sub(state.idle_connections),
+            open: state.connections,
+            most: self.most_connections,
+            waited: state.statistics.get_waited,
+            timed_out: state.statistics.get_timed_out,
+            wait: state.statistics.get_wait_time,
+        }
     }
 
     /// A connection for what belongs to no tenant: of rows that do it sees none.
@@ -161,6 +182,14 @@ impl Store {
     /// A connection for a statement that takes long, and that nobody needs once its caller has left.
     async fn cancellable(&self) -> Result<Cancellable<'_>, StoreError> {
         Ok(Cancellable::new(self.connection().await?))
+    }
+}
+
+/// Connections that a pool has at most.
+fn most_connections(settings: &PoolSettings) -> u32 {
+    match settings.max_connections {
+        0 => 2 * std::thread::available_parallelism().map_or(2, |n| n.get() as u32).clamp(10, 25),
+        count => count,
     }
 }
 

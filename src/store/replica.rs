@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 use tokio_postgres::{Transaction, types::Type};
 
-use super::{Collection, Store, StoreError};
+use super::{Collection, Store, StoreError, most_connections};
 use crate::config::PoolSettings;
 
 /// How long a replica that failed is left alone.
@@ -49,8 +49,12 @@ impl Store {
             ..settings.clone()
         };
         // Types have the same OIDs in a copy.
-        let store =
-            Store { pool: Self::pool(url, &settings)?, pgvector: self.pgvector.clone(), role: Role::Replica };
+        let store = Store {
+            pool: Self::pool(url, &settings)?,
+            most_connections: most_connections(&settings),
+            pgvector: self.pgvector.clone(),
+            role: Role::Replica,
+        };
         let failed_until = match store.identity().await {
             Ok(found) if found == self.identity().await? => None,
             Ok(_) => return Err(StoreError::NotAReplica),

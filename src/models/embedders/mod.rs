@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use self::{replicas::Replicas, slot::Slot};
-use super::{Embedder, ModelError};
+use super::{Embedder, ModelError, scheduler::LaneStatus};
 use crate::config::{Catalog, EmbeddingSpace};
 
 /// Pause after a model could not be had: each attempt asks other servers.
@@ -193,6 +193,12 @@ impl Embedders {
     /// Names of the models with what is known of each.
     pub fn models(&self) -> impl Iterator<Item = (&str, ModelState)> {
         self.slots.iter().map(|(name, slot)| (name.as_str(), slot.state()))
+    }
+
+    /// Names with what the queues of each hold, of the models that are loaded here.
+    pub fn lanes(&self) -> impl Iterator<Item = (&str, LaneStatus)> {
+        let loaded = self.slots.iter().filter_map(|(name, slot)| Some((name.as_str(), slot.ready()?)));
+        loaded.flat_map(|(name, embedder)| embedder.lanes().into_iter().map(move |lane| (name, lane)))
     }
 
     /// Model types with their models.

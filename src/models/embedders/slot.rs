@@ -45,6 +45,14 @@ impl Slot {
         self.supply.as_ref()
     }
 
+    /// The model where it is loaded.
+    pub(super) fn ready(&self) -> Option<Arc<dyn Embedder>> {
+        match &*self.lock() {
+            Load::Loaded(embedder) => Some(Arc::clone(embedder)),
+            Load::Waiting | Load::Running(_) | Load::Failed(..) => None,
+        }
+    }
+
     pub(super) fn state(&self) -> ModelState {
         match &*self.lock() {
             Load::Waiting => ModelState::Waiting,

@@ -29,7 +29,7 @@ use super::{
     forward::{ForwardError, ForwardRequest, Forwarded, Forwarder},
     server::{Server, chain, client},
 };
-use crate::config::OpenAiEntry;
+use crate::{config::OpenAiEntry, telemetry};
 use reply::{Patience, Reply};
 
 /// A model behind an OpenAI-compatible API.
@@ -124,7 +124,9 @@ impl OpenAiGenerator {
     /// Sends a request once; what is no success is an error.
     async fn send(&self, body: Vec<u8>) -> Result<Reply, ForwardError> {
         let patience = Patience::new(self.server.clone(), self.whole);
-        let request = self.http.post(&self.url).headers(self.headers.clone());
+        let mut headers = self.headers.clone();
+        telemetry::pass_on(&mut headers);
+        let request = self.http.post(&self.url).headers(headers);
         let request = request.header(CONTENT_TYPE, "application/json").body(body);
         Reply::of(patience, request.send()).await
     }

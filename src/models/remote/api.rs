@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use reqwest::RequestBuilder;
+use reqwest::{RequestBuilder, header::HeaderMap};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::models::{
-    ModelError,
-    server::{CONNECT_TIMEOUT, Server, chain, client},
+use crate::{
+    models::{
+        ModelError,
+        server::{CONNECT_TIMEOUT, Server, chain, client},
+    },
+    telemetry,
 };
 
 /// Times a call is sent at most.
@@ -88,8 +91,11 @@ impl Api {
 
     async fn send(&self, path: &str, body: &Value) -> Result<Value, ModelError> {
         let url = format!("{}/{path}", self.base_url.as_str().trim_end_matches('/'));
+        let mut headers = HeaderMap::new();
+        telemetry::pass_on(&mut headers);
         let response = self
             .authorized(self.http.post(url))
+            .headers(headers)
             .json(body)
             .send()
             .await

@@ -11,9 +11,10 @@ pub use rerank::RemoteReranker;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream};
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use self::api::Api;
-use super::{Embedder, Embeddings, Lane, ModelError, TextRole, Token, vectors::scale_to_one};
+use super::{Embedder, Embeddings, Lane, ModelError, TextRole, Token, embed_span, vectors::scale_to_one};
 use crate::config::{EmbedderEntry, EmbeddingSpace, Prefixes, RemoteApi, RemoteSettings};
 
 /// Batches under way at the same time.
@@ -167,9 +168,10 @@ impl Embedder for RemoteEmbedder {
         &self,
         texts: Vec<String>,
         role: TextRole,
-        _lane: Lane,
+        lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.embed_all(texts, role).boxed()
+        let span = embed_span(&self.space.model, texts.len(), lane);
+        self.embed_all(texts, role).instrument(span).boxed()
     }
 }
 

@@ -7,8 +7,9 @@ use std::{
 
 use crate::models::{ModelError, Usage, forward::ForwardError};
 
-/// Upper bounds of [`FirstByteTimes`], in milliseconds.
-pub const FIRST_BYTE_BOUNDS_MS: [u64; 10] = [25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
+/// Upper bounds of [`Times`], in milliseconds.
+pub const TIME_BOUNDS_MS: [u64; 12] =
+    [25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000];
 
 /// How a request to a backend ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,14 @@ pub struct Counts {
     given_up: AtomicU64,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
-    first_byte: [AtomicU64; FIRST_BYTE_BOUNDS_MS.len() + 1],
-    first_byte_us: AtomicU64,
+    first_byte: TimeCounts,
+    whole: TimeCounts,
+}
+
+#[derive(Debug, Default)]
+struct TimeCounts {
+    buckets: [AtomicU64; TIME_BOUNDS_MS.len() + 1],
+    sum_us: AtomicU64,
 }
 
 /// The counters at one time.
@@ -74,23 +81,29 @@ pub struct BackendCounts {
     pub given_up: u64,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
-    pub first_byte: FirstByteTimes,
+    /// From a request to the first byte of its answer.
+    pub first_byte: Times,
+    /// From a request to the end of an answer that began.
+    pub whole: Times,
 }
 
-/// Times from a request to the first byte of its answer.
+/// A histogram of times.
 #[derive(Debug, Clone, Default)]
-pub struct FirstByteTimes {
-    /// How many lie between a bound of [`FIRST_BYTE_BOUNDS_MS`] and the one before; the last: above all.
-    pub buckets: [u64; FIRST_BYTE_BOUNDS_MS.len() + 1],
+pub struct Times {
+    /// How many lie between a bound of [`TIME_BOUNDS_MS`] and the one before; the last: above all.
+    pub buckets: [u64; TIME_BOUNDS_MS.len() + 1],
     pub sum_s: f64,
 }
 
 impl Counts {
     pub fn answered(&self, after: Duration) {
         self.count(Ending::Answered);
-        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        add(&self.first_byte[FIRST_BYTE_BOUNDS_MS.partition_point(|bound| *bound < ms)], 1);
-        add(&self.first_byte_us, u64::try_from(after.as_micros()).unwrap_or(0));
+        self.first_byte.add(after);
+    }
+
+    /// The answer ended, well or not.
+    pub fn ended(&self, after: Duration) {
+        self.whole.add(after);
     }
 
     pub fn failed(&self, error: &ForwardError) {
@@ -116,23 +129,39 @@ impl Counts {
 
     /// The counters now.
     pub fn read(&self) -> BackendCounts {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BackendCounts {
             endings: self.endings.each_ref().map(get),
             broken_off: get(&self.broken_off),
             given_up: get(&self.given_up),
             prompt_tokens: get(&self.prompt_tokens),
             completion_tokens: get(&self.completion_tokens),
-            first_byte: FirstByteTimes {
-                buckets: self.first_byte.each_ref().map(get),
-                sum_s: Duration::from_micros(get(&self.first_byte_us)).as_secs_f64(),
-            },
+            first_byte: self.first_byte.read(),
+            whole: self.whole.read(),
         }
     }
 
     fn count(&self, ending: Ending) {
         add(&self.endings[ending as usize], 1);
     }
+}
+
+impl TimeCounts {
+    fn add(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        add(&self.buckets[TIME_BOUNDS_MS.partition_point(|bound| *bound < ms)], 1);
+        add(&self.sum_us, u64::try_from(time.as_micros()).unwrap_or(0));
+    }
+
+    fn read(&self) -> Times {
+        Times {
+            buckets: self.buckets.each_ref().map(get),
+            sum_s: Duration::from_micros(get(&self.sum_us)).as_secs_f64(),
+        }
+    }
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 fn add(counter: &AtomicU64, count: u64) {

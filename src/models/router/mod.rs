@@ -15,7 +15,7 @@ mod tests;
 
 pub use backend::BackendSpec;
 pub use breaker::BreakerState;
-pub use counts::{BackendCounts, Ending, FIRST_BYTE_BOUNDS_MS, FirstByteTimes};
+pub use counts::{BackendCounts, Ending, TIME_BOUNDS_MS, Times};
 pub use select::Selector;
 
 use std::{
@@ -29,6 +29,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use tokio::time::timeout_at;
+use tracing::Span;
 use uuid::Uuid;
 
 use super::{
@@ -199,13 +200,13 @@ impl AnswerRouter {
         };
         let chosen = self.routes.choose(selector)?;
         let (won, attempts, until) = run(chosen, selector, &start).await?;
-        let (stream, plan) = won.reply;
         let usage = |part: &GeneratedPart| match part {
             GeneratedPart::Usage(usage) => Some(*usage),
             GeneratedPart::Text(_) => None,
         };
         let backend = won.backend.name().to_owned();
-        let stream = Watched::new(won.backend, won.slot, until).watch(stream, usage);
+        let (watched, (stream, plan)) = Watched::new(won, until);
+        let stream = watched.watch(stream, usage);
         Ok(Routed { backend, plan, attempts, stream })
     }
 
@@ -240,15 +241,13 @@ impl AnswerRouter {
         }
         let (won, attempts, until) = run(chosen, selector, &start).await?;
         let backend = won.backend.name().to_owned();
-        let reply = match won.reply {
+        let (mut watched, reply) = Watched::new(won, until);
+        let reply = match reply {
             Forwarded::Whole(whole) => {
-                won.backend.counts.used(whole.usage().unwrap_or_default());
+                watched.usage = whole.usage().unwrap_or_default();
                 Forwarded::Whole(whole)
             }
-            Forwarded::Stream(stream) => {
-                let watched = Watched::new(won.backend, won.slot, until);
-                Forwarded::Stream(watched.watch(stream, Chunk::usage))
-            }
+            Forwarded::Stream(stream) => Forwarded::Stream(watched.watch(stream, Chunk::usage)),
         };
         Ok(RoutedForward { backend, attempts, reply })
     }
@@ -279,12 +278,15 @@ struct Watched {
     until: tokio::time::Instant,
     /// What it said last of its tokens: some servers say how many there are so far with every event.
     usage: Usage,
+    asked_at: Instant,
+    span: Span,
     _slot: Slot,
 }
 
 impl Watched {
-    fn new(backend: Arc<Backend>, slot: Slot, until: tokio::time::Instant) -> Self {
-        Self { backend, until, usage: Usage::default(), _slot: slot }
+    fn new<T>(won: Won<T>, until: tokio::time::Instant) -> (Self, T) {
+        let Won { backend, reply, slot, span, asked_at } = won;
+        (Self { backend, until, usage: Usage::default(), asked_at, span, _slot: slot }, reply)
     }
 
     fn watch<T: Send + 'static, E>(
@@ -308,6 +310,7 @@ impl Watched {
                     Some((item, Some((watched, stream, usage))))
                 }
                 Err(error) => {
+                    watched.span.record("otel.status_code", "ERROR");
                     watched.backend.record_later_failure(&error.clone().into());
                     Some((item, None))
                 }
@@ -325,6 +328,10 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.backend.counts.used(self.usage);
+        self.backend.counts.ended(self.asked_at.elapsed());
+        self.span
+            .record("gen_ai.usage.input_tokens", self.usage.prompt_tokens)
+            .record("gen_ai.usage.output_tokens", self.usage.completion_tokens);
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{sleep, sleep_until};
+use tracing::{Instrument, Span, field::Empty};
 
 use super::{
     Attempt,
@@ -15,7 +16,10 @@ use super::{
     breaker::Entry,
     select::{Candidate, Chosen},
 };
-use crate::models::{ModelError, forward::ForwardError};
+use crate::{
+    models::{ModelError, forward::ForwardError},
+    telemetry::SPAN,
+};
 
 /// Pause before the first repetition; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -27,6 +31,9 @@ pub struct Won<T> {
     pub backend: Arc<Backend>,
     pub reply: T,
     pub slot: Slot,
+    /// The request to the backend as a part of a trace; it lasts until the answer's end.
+    pub span: Span,
+    pub asked_at: Instant,
 }
 
 /// Why nobody answered.
@@ -61,9 +68,9 @@ pub async fn race<'a, T: Send + 'a>(
             Some((backend, ended)) = running.next() => {
                 under_way.retain(|(other, _)| !Arc::ptr_eq(other, &backend));
                 match ended {
-                    Ended::Answered(reply, slot) => {
+                    Ended::Answered { reply, slot, span, asked_at } => {
                         attempts.extend(under_way.iter().map(Attempt::unanswered));
-                        return (Ok(Won { backend, reply, slot }), attempts);
+                        return (Ok(Won { backend, reply, slot, span, asked_at }), attempts);
                     }
                     Ended::Shut => waiting.push_back(Candidate { backend, last_resort: true }),
                     Ended::Failed { tries, error } => {
@@ -95,7 +102,12 @@ pub async fn race<'a, T: Send + 'a>(
 }
 
 enum Ended<T> {
-    Answered(T, Slot),
+    Answered {
+        reply: T,
+        slot: Slot,
+        span: Span,
+        asked_at: Instant,
+    },
     /// Another request is its breaker's probe.
     Shut,
     Failed {
@@ -126,13 +138,15 @@ async fn ask<'a, T>(
         };
         tries += 1;
         let started = Instant::now();
-        match start(Arc::clone(&backend)).await {
+        let span = request_span(backend.name(), tries);
+        match start(Arc::clone(&backend)).instrument(span.clone()).await {
             Ok(reply) => {
                 trial.succeeded();
                 backend.counts.answered(started.elapsed());
-                break Ended::Answered(reply, slot);
+                break Ended::Answered { reply, slot, span, asked_at: started };
             }
             Err(error) => {
+                span.record("otel.status_code", "ERROR");
                 let entry = trial.entry();
                 trial.failed(&error);
                 backend.counts.failed(&error);
@@ -149,6 +163,19 @@ async fn ask<'a, T>(
         }
     };
     (backend, ended)
+}
+
+fn request_span(backend: &str, tries: u32) -> Span {
+    tracing::info_span!(
+        target: SPAN,
+        "llm",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        backend,
+        tries,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+    )
 }
 
 /// How long to wait before the same backend is asked again; none where that is no use.

@@ -14,6 +14,7 @@
 //! Absent here: what an item is.
 
 mod background;
+mod counts;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+pub use self::counts::{BATCH_BOUNDS, BatchCounts, LaneStatus};
 use self::queue::{Queue, Taken, Ticket};
 use super::{Lane, ModelError, deadline::Deadline};
 
@@ -90,6 +92,11 @@ impl<M: BatchModel> Scheduler<M> {
                 .map_err(|error| scheduler.shared.failed(error.to_string()))?;
         }
         Ok(scheduler)
+    }
+
+    /// Each lane's queue now, and what it has computed.
+    pub fn status(&self) -> Vec<LaneStatus> {
+        [Lane::Interactive, Lane::Bulk].map(|lane| self.shared.line(lane).lock().status(lane)).into()
     }
 
     pub fn model(&self) -> &M {
@@ -184,7 +191,7 @@ impl<M: BatchModel> Shared<M> {
             Lane::Bulk => self.limits.bulk_batch,
         };
         while let Some(batch) = line.next(budget) {
-            let cost = batch.iter().map(|taken| taken.cost).sum();
+            let (items, cost) = (batch.len(), batch.iter().map(|taken| taken.cost).sum());
             // The pool's threads start when they are first needed.
             let pool = match lane {
                 Lane::Interactive => None,
@@ -194,7 +201,7 @@ impl<M: BatchModel> Shared<M> {
                 Some(pool) => pool.install(|| self.compute(batch)),
                 None => self.compute(batch),
             }
-            let elapsed = line.lock().done(cost);
+            let elapsed = line.lock().done(items, cost);
             if lane == Lane::Interactive {
                 let bulk = self.bulk.lock().running();
                 thread::sleep(rest(bulk, self.limits.ageing, elapsed));

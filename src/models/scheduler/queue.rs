@@ -8,7 +8,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::models::{ModelError, deadline::Deadline};
+use super::{BatchCounts, LaneStatus};
+use crate::models::{Lane, ModelError, deadline::Deadline};
 
 /// The calls of one lane.
 pub struct Queue<I, O> {
@@ -21,6 +22,7 @@ pub struct Queue<I, O> {
     rate: f64,
     /// When the batch began that is computed at the moment.
     begun: Option<Instant>,
+    counts: BatchCounts,
 }
 
 /// Items of one call that no batch has taken yet.
@@ -56,7 +58,15 @@ type Reply<O> = oneshot::Sender<Result<Vec<O>, ModelError>>;
 
 impl<I, O> Queue<I, O> {
     pub fn new() -> Self {
-        Self { closed: false, abandoned: false, calls: VecDeque::new(), cost: 0, rate: 0.0, begun: None }
+        Self {
+            closed: false,
+            abandoned: false,
+            calls: VecDeque::new(),
+            cost: 0,
+            rate: 0.0,
+            begun: None,
+            counts: BatchCounts::default(),
+        }
     }
 
     /// Puts a call behind the others, or says when there may be room for it. An empty queue has
@@ -112,9 +122,10 @@ impl<I, O> Queue<I, O> {
         batch
     }
 
-    /// Notes that the batch which was taken is computed; how long that took.
-    pub fn done(&mut self, cost: usize) -> Duration {
+    /// Notes that the batch of so many items which was taken is computed; how long that took.
+    pub fn done(&mut self, items: usize, cost: usize) -> Duration {
         let elapsed = self.running();
+        self.counts.add(items, cost, elapsed);
         let rate = cost as f64 / elapsed.as_secs_f64().max(1e-6);
         self.rate = if self.rate == 0.0 { rate } else { self.rate * 0.8 + rate * 0.2 };
         self.begun = None;
@@ -132,6 +143,16 @@ impl<I, O> Queue<I, O> {
         self.calls.clear();
         self.cost = 0;
         self.begun = None;
+    }
+
+    /// What waits, and what has been computed.
+    pub fn status(&self, lane: Lane) -> LaneStatus {
+        LaneStatus {
+            lane,
+            items: self.calls.iter().map(|call| call.items.len()).sum(),
+            cost: self.cost,
+            batches: self.counts,
+        }
     }
 
     fn forget_over(&mut self) {

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     models::{Message, ModelError, router::Attempt},
     store::{Filter, FoundPassage, SearchEffort},
+    telemetry::SPAN,
 };
 use run::{Replay, Run};
 
@@ -267,11 +268,11 @@ impl Rag {
             key.as_ref().and_then(|key| self.answer_cache.get(key, &request.question, &found.vector));
         if let Some((answer, sources)) = remembered {
             let replay = Replay { answer, sources, events, started };
-            tokio::spawn(replay.send(self.clone(), request, found).in_current_span());
+            tokio::spawn(replay.send(self.clone(), request, found).instrument(ask_span()).in_current_span());
             return Ok(stream_of(receiver));
         }
         let run = Run::new(self.clone(), request, k, found, key, events, started);
-        tokio::spawn(run.answer().in_current_span());
+        tokio::spawn(run.answer().instrument(ask_span()).in_current_span());
         Ok(stream_of(receiver))
     }
 
@@ -308,6 +309,11 @@ impl Rag {
             known.iter().map(String::as_str).chain([EXTRACTIVE]).collect::<Vec<_>>().join(", ")
         )))
     }
+}
+
+/// The answering as a part of a trace: it goes on after the response has begun.
+fn ask_span() -> tracing::Span {
+    tracing::info_span!(target: SPAN, "ask")
 }
 
 fn stream_of(receiver: mpsc::Receiver<Result<AskEvent, RagError>>) -> AskStream {

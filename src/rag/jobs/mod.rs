@@ -4,11 +4,14 @@
 //! goes on after an interruption begins behind the last recorded step, so that
 //! nothing is lost and nothing is seen to happen twice.
 
+mod counts;
 mod embed;
 mod ingest;
 mod reembed;
 mod worker;
 
+pub(super) use counts::JobCounts;
+pub use counts::{JobOutcome, KindCounts};
 pub use ingest::{DocumentFault, DocumentOutcome};
 pub(super) use reembed::ReembedWork;
 
@@ -134,8 +137,14 @@ impl Rag {
             keep: settings.keep(),
         };
         let id = self.store.enqueue_job(caller.tenant, &job, most).await?;
+        self.job_counts.queued(kind);
         self.job_added.notify_one();
         Ok(id)
+    }
+
+    /// What this replica did with jobs of each kind since it started.
+    pub fn job_counts(&self) -> Vec<(&'static str, KindCounts)> {
+        self.job_counts.read(Work::KINDS)
     }
 
     async fn perform(self, job: ClaimedJob) -> Result<Performed, RagError> {

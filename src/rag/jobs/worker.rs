@@ -7,8 +7,9 @@ use futures_util::{
     future::{join_all, join3},
 };
 use tokio::task::JoinSet;
+use tracing::{Instrument, Span, field::Empty};
 
-use super::{Performed, Work};
+use super::{JobOutcome, Performed, Work};
 use crate::{
     models::ModelError,
     rag::{
@@ -16,6 +17,7 @@ use crate::{
         sweep::{Stop, jittered, sweep},
     },
     store::{ClaimedJob, Lease, Retry, StoreError},
+    telemetry::{WORK, begin_trace},
 };
 
 /// Between two attempts to reach a database that is away.
@@ -42,7 +44,8 @@ impl Rag {
             match self.store.claim_job(Work::KINDS, self.job_settings.lease()).await {
                 Ok(Some(job)) => {
                     reached = true;
-                    self.attempt(job, &stop).await;
+                    let span = span_of(&job);
+                    self.attempt(job, &stop).instrument(span).await;
                     continue;
                 }
                 Ok(None) => reached = true,
@@ -63,10 +66,11 @@ impl Rag {
 
     async fn attempt(&self, job: ClaimedJob, stop: &Stop) {
         let (lease, attempts) = (job.lease.clone(), job.attempts);
+        let counted = self.job_counts.begin(&job.kind);
         tracing::info!(task = %lease.job, kind = job.kind, attempts, done = job.done, "task {} begins", lease.job);
         // A task of its own: it can be stopped, and a panic ends only this attempt.
         let mut work = JoinSet::new();
-        work.spawn(self.clone().perform(job));
+        work.spawn(self.clone().perform(job).in_current_span());
         let ended = tokio::select! {
             ended = work.join_next() => ended,
             () = self.hold(&lease) => None,
@@ -77,11 +81,15 @@ impl Rag {
             }
         };
         work.shutdown().await;
-        match ended {
-            Some(Ok(result)) => self.settle(&lease, attempts, result, stop).await,
-            Some(Err(panicked)) => self.settle(&lease, attempts, Err(panicked.into()), stop).await,
-            None => tracing::info!(task = %lease.job, "task {} was cancelled or taken over", lease.job),
-        }
+        let result = match ended {
+            Some(Ok(result)) => result,
+            Some(Err(panicked)) => Err(panicked.into()),
+            None => {
+                return tracing::info!(task = %lease.job, "task {} was cancelled or taken over", lease.job);
+            }
+        };
+        counted.end(outcome(&result));
+        self.settle(&lease, attempts, result, stop).await;
     }
 
     /// Renews the lease until it is lost.
@@ -180,6 +188,35 @@ impl Rag {
                 () = stop.clone() => {}
             }
         }
+    }
+}
+
+/// An attempt in the log and as a trace of its own: the request that asked for it has long been answered.
+fn span_of(job: &ClaimedJob) -> Span {
+    let (task, tenant) = (job.lease.job, job.lease.tenant.0);
+    let span = tracing::info_span!(
+        target: WORK,
+        parent: None,
+        "task",
+        otel.kind = Empty,
+        trace_id = Empty,
+        %task,
+        kind = job.kind,
+        %tenant,
+        attempts = job.attempts,
+    );
+    if let Some(id) = begin_trace(&span, "consumer") {
+        span.record("trace_id", id);
+    }
+    span
+}
+
+fn outcome(result: &Result<Performed, RagError>) -> JobOutcome {
+    match result {
+        Ok(Performed::Whole(_)) => JobOutcome::Succeeded,
+        Ok(Performed::UpTo(_)) | Err(RagError::Model(ModelError::Overloaded { .. })) => JobOutcome::Paused,
+        Err(RagError::Store(StoreError::LeaseLost)) => JobOutcome::Lost,
+        Err(_) => JobOutcome::Failed,
     }
 }
 

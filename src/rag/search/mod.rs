@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
 use super::{
@@ -27,6 +28,7 @@ use crate::{
         Collection, Filter, FoundPassage, LexicalMatches, LexicalQuery, NearestPassages, PassageQuery,
         SearchEffort, SearchPlan, StoreError, TenantId,
     },
+    telemetry::SPAN,
 };
 use fusion::fuse;
 
@@ -102,6 +104,13 @@ impl Rag {
 
     /// [`Rag::search`] as a part of something else, which checks the request, admits and charges the caller.
     pub(super) async fn find(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
+        let span = tracing::info_span!(target: SPAN, "search", k = request.k, mode = Empty, results = Empty);
+        let found = self.find_reranked(request).instrument(span.clone()).await?;
+        span.record("mode", found.mode.name()).record("results", found.passages.len());
+        Ok(found)
+    }
+
+    async fn find_reranked(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         let Some(stage) = self.rerank_stage(request)? else { return self.find_ranked(request).await };
         let deep = SearchRequest { k: stage.depth(request.k), ..request.clone() };
         let mut found = self.find_ranked(&deep).await?;
@@ -132,7 +141,9 @@ impl Rag {
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
-        let (mode, passages, plan) = self.find_passages(request, mode, &collection, &vector).await?;
+        let span = tracing::info_span!(target: SPAN, "database", otel.kind = "client", db.system.name = "postgresql");
+        let finding = self.find_passages(request, mode, &collection, &vector);
+        let (mode, passages, plan) = finding.instrument(span).await?;
         let search_time = started.elapsed();
         Ok(SearchOutcome {
             passages,

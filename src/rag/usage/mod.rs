@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     config::{Catalog, LlmEntry, Price, Quota},
-    store::{Store, StoreError, TenantId, UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSum},
+    store::{Store, StoreError, UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSum},
 };
 
 /// Longest time that a report is of, in days.
@@ -93,8 +93,8 @@ pub struct UsageReport {
 /// What this replica has counted since it started.
 #[derive(Debug, Clone, Default)]
 pub struct LedgerTotals {
-    /// By tenant, operation and backend.
-    pub counts: HashMap<(TenantId, &'static str, String), UsageCounts>,
+    /// By operation and backend, of all tenants.
+    pub counts: HashMap<(&'static str, String), UsageCounts>,
     /// Requests that a quota refused.
     pub refused: u64,
 }
@@ -162,7 +162,7 @@ impl Ledger {
             backend: backend.to_owned(),
         };
         let mut books = self.books();
-        let use_of = (caller.tenant, account.operation, backend.to_owned());
+        let use_of = (account.operation, backend.to_owned());
         *books.totals.counts.entry(use_of).or_default() += counts;
         if !self.quotas.is_empty() {
             books.spend(caller, account.day, counts);

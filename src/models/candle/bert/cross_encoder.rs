@@ -18,7 +18,7 @@ use crate::{
     config::RerankerEntry,
     models::{
         Lane, ModelError, Relevance, Reranker, logistic,
-        scheduler::{BatchModel, Limits, Scheduler},
+        scheduler::{BatchModel, LaneStatus, Limits, Scheduler},
     },
 };
 
@@ -79,6 +79,10 @@ impl Reranker for CrossEncoder {
 
     fn check_alive(&self) -> Result<(), ModelError> {
         self.scheduler.check_alive()
+    }
+
+    fn lanes(&self) -> Vec<LaneStatus> {
+        self.scheduler.status()
     }
 
     fn rerank(

@@ -9,6 +9,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokenizers::Tokenizer;
+use tracing::Instrument;
 
 pub mod cross_encoder;
 pub mod encoder;
@@ -29,8 +30,8 @@ use super::{
 use crate::{
     config::{Device, EmbedderEntry, EmbeddingSpace, Pooling, Prefixes},
     models::{
-        Embedder, Embeddings, Lane, ModelError, TextRole, Token,
-        scheduler::{BatchModel, Limits, Scheduler},
+        Embedder, Embeddings, Lane, ModelError, TextRole, Token, embed_span,
+        scheduler::{BatchModel, LaneStatus, Limits, Scheduler},
     },
 };
 
@@ -124,13 +125,18 @@ impl Embedder for BertEmbedder {
         self.tokenizer.tokens(text, special).map_err(|error| self.failed(error))
     }
 
+    fn lanes(&self) -> Vec<LaneStatus> {
+        self.scheduler.status()
+    }
+
     fn embed(
         &self,
         texts: Vec<String>,
         role: TextRole,
         lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.run(texts, role, lane).boxed()
+        let span = embed_span(&self.space.model, texts.len(), lane);
+        self.run(texts, role, lane).instrument(span).boxed()
     }
 }
 

@@ -19,15 +19,16 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use tokenizers::Tokenizer;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use self::{config::ClipConfig, towers::Towers};
 use super::text::{AnyError, TextTokenizer};
 use crate::{
     config::{EmbedderEntry, EmbeddingSpace, Prefixes},
     models::{
-        Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole, Token,
+        Embedder, Embeddings, EncodedImage, Lane, ModelError, TextRole, Token, embed_span,
         images::{Preprocessor, decode},
-        scheduler::{BatchModel, Limits, Scheduler},
+        scheduler::{BatchModel, LaneStatus, Limits, Scheduler},
     },
 };
 
@@ -182,13 +183,18 @@ impl Embedder for ClipEmbedder {
         true
     }
 
+    fn lanes(&self) -> Vec<LaneStatus> {
+        self.scheduler.status()
+    }
+
     fn embed(
         &self,
         texts: Vec<String>,
         role: TextRole,
         lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.embed_texts(texts, role, lane).boxed()
+        let span = embed_span(&self.space.model, texts.len(), lane);
+        self.embed_texts(texts, role, lane).instrument(span).boxed()
     }
 
     fn embed_images(
@@ -196,7 +202,8 @@ impl Embedder for ClipEmbedder {
         images: Vec<EncodedImage>,
         lane: Lane,
     ) -> BoxFuture<'_, Result<Embeddings, ModelError>> {
-        self.embed_pictures(images, lane).boxed()
+        let span = embed_span(&self.space.model, images.len(), lane);
+        self.embed_pictures(images, lane).instrument(span).boxed()
     }
 }
 
