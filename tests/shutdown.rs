@@ -189,7 +189,6 @@ async fn no_request_fails_when_one_of_two_servers_is_told_to_end() {
     for client in clients {
         assert_eq!(client.await.unwrap(), Vec::<String>::new());
     }
-    println!("{} searches, {before} of them before it had ended", answered.load(Ordering::Relaxed));
     staying.signal("-INT");
     assert_eq!(staying.ended().await.0, Some(0));
 }

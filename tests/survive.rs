@@ -112,10 +112,7 @@ async fn a_database_that_comes_late_and_goes_for_a_while_costs_nothing() {
         .await;
     for path in ["/health/ready", "/health", "/api/v1/documents"] {
         let answer = get(path).await.unwrap();
-        assert_eq!(
-            (answer.status().as_u16(), &answer.headers()["retry-after"].as_bytes()[..]),
-            (503, &b"2"[..])
-        );
+        assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].as_bytes()), (503, &b"2"[..]));
         assert_eq!(answer.json::<Value>().await.unwrap()["code"], "starting");
     }
     postgres.start().await;
@@ -137,9 +134,7 @@ async fn a_database_that_comes_late_and_goes_for_a_while_costs_nothing() {
     assert_eq!(get("/health/live").await.unwrap().status(), 200, "an outage must not end processes");
     tokio::time::sleep(Duration::from_secs(2)).await;
     postgres.start().await;
-    let back = Instant::now();
     eventually("it stores again", async || store(&client, &url, "back").await.unwrap().status() == 201).await;
-    println!("stored again {:?} after the database was back", back.elapsed());
     tokio::time::sleep(Duration::from_secs(1)).await;
     stop.store(true, Ordering::Relaxed);
     let mut acknowledged = vec!["back".to_owned()];
@@ -228,7 +223,6 @@ async fn writes_go_on_with_the_server_that_takes_over() {
     let writer = tokio::spawn(keep_storing(app.url.clone(), 0, Arc::clone(&stop)));
     tokio::time::sleep(Duration::from_secs(2)).await;
     primary.stop().await;
-    let died = Instant::now();
     execute(&standby.url(&admin_url), "SELECT pg_promote()").await;
     execute(&standby.url(&admin_url), "ALTER SYSTEM RESET synchronous_standby_names").await;
     execute(&standby.url(&admin_url), "SELECT pg_reload_conf()").await;
@@ -236,7 +230,6 @@ async fn writes_go_on_with_the_server_that_takes_over() {
         store(&app.client, &app.url, "harbour").await.unwrap().status() == 201
     })
     .await;
-    println!("written again {:?} after the primary was gone", died.elapsed());
     stop.store(true, Ordering::Relaxed);
     let acknowledged = writer.await.unwrap();
     let rows = connect(&standby.url(&admin_url)).await;
