@@ -67,7 +67,7 @@ impl Rag {
     async fn attempt(&self, job: ClaimedJob, stop: &Stop) {
         let (lease, attempts) = (job.lease.clone(), job.attempts);
         let counted = self.job_counts.begin(&job.kind);
-        tracing::info!(task = %lease.job, kind = job.kind, attempts, done = job.done, "task {} begins", lease.job);
+        tracing::info!(done = job.done, "task {} begins", lease.job);
         // A task of its own: it can be stopped, and a panic ends only this attempt.
         let mut work = JoinSet::new();
         work.spawn(self.clone().perform(job).in_current_span());
@@ -85,7 +85,7 @@ impl Rag {
             Some(Ok(result)) => result,
             Some(Err(panicked)) => Err(panicked.into()),
             None => {
-                return tracing::info!(task = %lease.job, "task {} was cancelled or taken over", lease.job);
+                return tracing::info!("task {} was cancelled or taken over", lease.job);
             }
         };
         counted.end(outcome(&result));
@@ -104,7 +104,7 @@ impl Rag {
                 Ok(()) => (runs_out, pause) = (asked + duration, duration / 6),
                 Err(StoreError::LeaseLost) => return,
                 Err(error) => {
-                    tracing::debug!(%error, task = %lease.job, "the lease could not be renewed: {error}");
+                    tracing::debug!(%error, "the lease could not be renewed: {error}");
                     pause = DATABASE_PAUSE.min(duration / 6);
                 }
             }
@@ -122,7 +122,7 @@ impl Rag {
                 self.insist(stop, || self.store.release_job(lease, pause)).await
             }
             Err(error) => {
-                tracing::warn!(%error, task = %lease.job, attempts, "task {} failed: {error}", lease.job);
+                tracing::warn!(%error, "task {} failed: {error}", lease.job);
                 let retry = match error.is_retryable() {
                     true => Retry::After(jittered(self.job_settings.retry_after(attempts))),
                     false => Retry::Never,
@@ -132,13 +132,13 @@ impl Rag {
             }
         };
         match ended {
-            Ok(()) => tracing::info!(task = %lease.job, "task {} left the worker", lease.job),
+            Ok(()) => tracing::info!("task {} left the worker", lease.job),
             Err(StoreError::LeaseLost) => {
-                tracing::info!(task = %lease.job, "task {} was cancelled or taken over", lease.job);
+                tracing::info!("task {} was cancelled or taken over", lease.job);
             }
             // Nothing is lost: the lease runs out and the job is taken again.
             Err(error) => {
-                tracing::warn!(%error, task = %lease.job, "task {} could not be ended: {error}", lease.job)
+                tracing::warn!(%error, "task {} could not be ended: {error}", lease.job)
             }
         }
     }
@@ -165,9 +165,9 @@ impl Rag {
 
     async fn give_back(&self, lease: &Lease) {
         match self.store.release_job(lease, Duration::ZERO).await {
-            Ok(()) => tracing::info!(task = %lease.job, "task {} is left to another worker", lease.job),
+            Ok(()) => tracing::info!("task {} is left to another worker", lease.job),
             Err(error) => {
-                tracing::warn!(%error, task = %lease.job, "task {} stays leased for a while: {error}", lease.job)
+                tracing::warn!(%error, "task {} stays leased for a while: {error}", lease.job)
             }
         }
     }
