@@ -147,9 +147,10 @@ impl Store {
     /// Only passages of `collection.space` are compared. Fails with
     /// [`StoreError::SpacesChanged`] when the collection no longer holds all of them.
     pub async fn nearest_passages(&self, query: PassageQuery<'_>) -> Result<NearestPassages, StoreError> {
-        match self.on_replica(async |replica| replica.nearest_here(&query).await).await {
+        // Boxed, as they are large and held by all that waits for them.
+        match self.on_replica(async |replica| Box::pin(replica.nearest_here(&query)).await).await {
             Some(found) => found,
-            None => self.nearest_here(&query).await,
+            None => Box::pin(self.nearest_here(&query)).await,
         }
     }
 

@@ -149,9 +149,9 @@ impl Rag {
 
     async fn perform(self, job: ClaimedJob) -> Result<Performed, RagError> {
         match Work::from_payload(&job.kind, &job.payload)? {
-            Work::Embed(work) => self.perform_embed(&job, work).await.map(Performed::Whole),
-            Work::Ingest(work) => self.perform_ingest(&job, work).await.map(Performed::Whole),
-            Work::Reembed(work) => self.perform_reembed(&job, work).await,
+            Work::Embed(work) => Box::pin(self.perform_embed(&job, work)).await.map(Performed::Whole),
+            Work::Ingest(work) => Box::pin(self.perform_ingest(&job, work)).await.map(Performed::Whole),
+            Work::Reembed(work) => Box::pin(self.perform_reembed(&job, work)).await,
         }
     }
 

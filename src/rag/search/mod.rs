@@ -105,7 +105,8 @@ impl Rag {
     /// [`Rag::search`] as a part of something else, which checks the request, admits and charges the caller.
     pub(super) async fn find(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
         let span = tracing::info_span!(target: SPAN, "search", k = request.k, mode = Empty, results = Empty);
-        let found = self.find_reranked(request).instrument(span.clone()).await?;
+        // Boxed: many wait for a search, each with another future around it.
+        let found = Box::pin(self.find_reranked(request)).instrument(span.clone()).await?;
         span.record("mode", found.mode.name()).record("results", found.passages.len());
         Ok(found)
     }

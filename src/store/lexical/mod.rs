@@ -60,9 +60,9 @@ impl Store {
         &self,
         query: LexicalQuery<'_>,
     ) -> Result<Option<LexicalMatches>, StoreError> {
-        match self.on_replica(async |replica| replica.matches_here(&query).await).await {
+        match self.on_replica(async |replica| Box::pin(replica.matches_here(&query)).await).await {
             Some(matches) => matches,
-            None => self.matches_here(&query).await,
+            None => Box::pin(self.matches_here(&query)).await,
         }
     }
 
