@@ -141,7 +141,7 @@ pub async fn start(
     body: web::Json<NewReembedding>,
 ) -> Result<HttpResponse, ApiError> {
     let gate = body.gate.as_ref().map(parse_gate).transpose()?;
-    let begun = gateway.rag.start_reembedding(caller, &name, &body.model, gate);
+    let begun = Box::pin(gateway.rag.start_reembedding(caller, &name, &body.model, gate));
     let status = audit.of("reembedding.start", &name, gateway.within_time(begun)).await?;
     Ok(HttpResponse::Accepted().json(ReembeddingReport::from(status)))
 }
@@ -180,7 +180,7 @@ pub async fn roll_back(
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    let turned = gateway.rag.roll_back_reembedding(caller, &name);
+    let turned = Box::pin(gateway.rag.roll_back_reembedding(caller, &name));
     let turned = audit.of("reembedding.roll_back", &name, gateway.within_time(turned)).await?;
     Ok(web::Json(turned.into()))
 }
@@ -201,7 +201,7 @@ pub async fn finish(
     gateway: web::Data<Gateway>,
     name: web::Path<String>,
 ) -> Result<web::Json<CollectionBody>, ApiError> {
-    let finished = gateway.rag.finish_reembedding(caller, &name);
+    let finished = Box::pin(gateway.rag.finish_reembedding(caller, &name));
     let finished = audit.of("reembedding.finish", &name, gateway.within_time(finished)).await?;
     Ok(web::Json(finished.into()))
 }
