@@ -20,7 +20,7 @@ use ragway::{
 };
 
 /// A Redis server on a free port of this machine; it ends with this value.
-struct Redis {
+pub struct Redis {
     port: u16,
     process: Child,
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ struct Redis {
 const PASSWORD: &str = "quite-secret";
 
 impl Redis {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let process = Self::spawn(port, &folder);
@@ -50,11 +50,11 @@ impl Redis {
         self
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", self.port)
     }
 
-    async fn connection(&self) -> Option<redis::aio::MultiplexedConnection> {
+    pub async fn connection(&self) -> Option<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.ok()?;
         redis::cmd("PING").query_async::<()>(&mut connection).await.ok()?;
@@ -62,16 +62,20 @@ impl Redis {
     }
 
     async fn keys(&self) -> Vec<String> {
-        let mut connection = self.connection().await.unwrap();
-        redis::cmd("KEYS").arg("ragway:embedding:*").query_async(&mut connection).await.unwrap()
+        self.keys_like("ragway:embedding:*").await
     }
 
-    fn stop(&mut self) {
+    pub async fn keys_like(&self, pattern: &str) -> Vec<String> {
+        let mut connection = self.connection().await.unwrap();
+        redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.unwrap()
+    }
+
+    pub fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         self.process = Self::spawn(self.port, &self.folder);
     }
 

@@ -14,6 +14,7 @@ use ragway::{
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
     config::{BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings},
+    http::limits::Limiter,
     models::{
         Embedder, Embedders, Generator, Rerankers,
         cache::EmbeddingCache,
@@ -49,6 +50,8 @@ pub struct Setup {
     /// Another replica's database instead of a fresh one: URLs of the application and of the owner.
     pub database: Option<(SecretString, SecretString)>,
     pub redis_url: Option<SecretString>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     pub rerankers: Rerankers,
 }
 
@@ -84,6 +87,7 @@ impl TestApp {
             other: None,
             database: None,
             redis_url: None,
+            trusted_proxies: Vec::new(),
             rerankers: Rerankers::default(),
         };
         change(&mut setup);
@@ -128,7 +132,9 @@ impl TestApp {
         let rag = rag.with_rerankers(setup.rerankers).with_readers(readers);
         rag.ensure_default_collection(TenantId::DEFAULT).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let application = Application::start(listener, rag.clone(), 1, Vec::new()).unwrap();
+        let Catalog { limits, http, .. } = rag.catalog();
+        let limiter = Limiter::new(limits, http, setup.trusted_proxies, setup.redis_url.as_ref()).unwrap();
+        let application = Application::start(listener, rag.clone(), limiter, 1, Vec::new()).unwrap();
         let url = format!("http://{}", application.address());
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(async { application.run_until(stopped.map(drop)).await.unwrap() });

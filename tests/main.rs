@@ -33,6 +33,7 @@ mod images;
 mod indexes;
 mod injection;
 mod jobs;
+mod limits;
 mod local_model;
 mod mcp;
 mod memory;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     assets::Assets,
     config::{Catalog, Config, DatabaseSettings, GgufEntry, Load, TEXT_ROUTE},
-    http::{self, Gateway},
+    http::{self, Gateway, limits::Limiter},
     metrics::Metrics,
     models::{Embedders, cache::EmbeddingCache, embedders::Supply},
     rag::{Rag, prompts::Prompts},
@@ -73,10 +73,16 @@ pub struct Application {
 
 impl Application {
     /// Serves on a bound listener; `samples` are questions that the page offers.
-    pub fn start(listener: TcpListener, rag: Rag, workers: usize, samples: Vec<String>) -> Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        rag: Rag,
+        limiter: Limiter,
+        workers: usize,
+        samples: Vec<String>,
+    ) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        let server = http::serve(listener, Gateway::new(rag.clone(), metrics, samples)?, workers)?;
+        let server = http::serve(listener, Gateway::new(rag.clone(), limiter, metrics, samples)?, workers)?;
         Ok(Self { server, address, rag })
     }
 

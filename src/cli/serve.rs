@@ -11,6 +11,7 @@ use ragway::{
     assets::Assets,
     config::Config,
     demo,
+    http::limits::Limiter,
     rag::{Caller, ingest::SourceFile},
     store::SaveOutcome,
 };
@@ -50,7 +51,9 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<ExitCode> {
         () = &mut stop => return Ok(ExitCode::SUCCESS),
     };
     let samples = if arguments.demo { ingest_demo(&parts).await? } else { Vec::new() };
-    let application = Application::start(listener, parts.rag.clone(), config.workers, samples)?;
+    let Config { catalog, trusted_proxies, redis_url, .. } = &config;
+    let limiter = Limiter::new(&catalog.limits, &catalog.http, trusted_proxies.clone(), redis_url.as_ref())?;
+    let application = Application::start(listener, parts.rag.clone(), limiter, config.workers, samples)?;
     announce(application.address(), arguments.demo);
     application.run_until(stop).await?;
     parts.stop().await?;

@@ -1,4 +1,4 @@
-use super::{BUILT_IN, Catalog, Language, Policy};
+use super::{BUILT_IN, Catalog, Config, Language, Policy};
 
 fn refusal(text: &str) -> String {
     Catalog::parse(text, "models.toml").unwrap_err().to_string()
@@ -197,5 +197,21 @@ fn a_gpu_is_refused_where_it_cannot_be_used() {
         let error = refusal(&BUILT_IN.replacen(&kind, &format!("{kind}device = \"cuda\"\n"), 1));
         let wanted = if kind.contains("clip") { "is for kind `bert`" } else { "--features cuda" };
         assert!(error.contains("device `cuda`") && error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn trusted_proxies_are_addresses_and_networks() {
+    let with = |value: &str| {
+        let get = |name: &str| (name == "TRUSTED_PROXIES").then(|| value.to_owned());
+        Config::from_variables(None, &get)
+    };
+    let networks = with("10.0.0.0/8, 192.0.2.7,,::1").unwrap().trusted_proxies;
+    let shown: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+    assert!(with("").unwrap().trusted_proxies.is_empty());
+    for wrong in ["nginx", "10.0.0.0/33", "10.0.0.1:80", "*"] {
+        let refused = with(wrong).unwrap_err().to_string();
+        assert!(refused.starts_with("TRUSTED_PROXIES: ") && refused.contains(wrong), "{refused}");
     }
 }

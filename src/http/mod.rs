@@ -15,7 +15,7 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, span, log, metrics), then CORS.
+//! Middleware, outermost first: `observe` (id, span, log, metrics), CORS, `limits` (of an address, then of a caller).
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
@@ -32,12 +32,14 @@ mod fetch;
 mod filters;
 mod health;
 mod images;
+pub mod limits;
 mod mcp;
 mod observe;
 pub mod openapi;
 mod pages;
 mod reembed;
 mod search;
+mod shape;
 mod sse;
 mod tasks;
 mod upload;
@@ -60,6 +62,7 @@ use crate::{
 };
 use error::ApiError;
 use fetch::ImageFetcher;
+use limits::Limiter;
 
 /// What handlers work with.
 pub struct Gateway {
@@ -67,6 +70,7 @@ pub struct Gateway {
     pub metrics: Metrics,
     /// Questions that the page offers.
     pub samples: Vec<String>,
+    limiter: Limiter,
     images: ImageFetcher,
 }
 
@@ -87,6 +91,8 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
             .app_data(extractors::query_config())
             .app_data(extractors::path_config())
             .app_data(web::PayloadConfig::new(limit))
+            .wrap(from_fn(limits::of_caller))
+            .wrap(from_fn(limits::of_address))
             .wrap(cors)
             .wrap(from_fn(observe::observe))
             .configure(openapi::routes)
@@ -104,9 +110,9 @@ pub fn serve(listener: TcpListener, gateway: Gateway, workers: usize) -> std::io
 
 impl Gateway {
     /// `samples` are questions that the page offers.
-    pub fn new(rag: Rag, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
+    pub fn new(rag: Rag, limiter: Limiter, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
         let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
-        Ok(Self { rag, metrics, samples, images })
+        Ok(Self { rag, metrics, samples, limiter, images })
     }
 
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.
@@ -130,7 +136,13 @@ fn cors(settings: &CorsSettings) -> Cors {
     let mut cors = Cors::default()
         .allowed_methods(settings.methods.iter().map(String::as_str))
         .allowed_headers(settings.headers.iter().map(String::as_str))
-        .expose_headers(["x-request-id", "retry-after"])
+        .expose_headers([
+            "x-request-id",
+            "retry-after",
+            "ratelimit-limit",
+            "ratelimit-remaining",
+            "ratelimit-reset",
+        ])
         .max_age(3600);
     for origin in &settings.origins {
         cors =

@@ -13,7 +13,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 use super::{
     ask, collections,
     compat::{chat, infinity, openai, rerank, tei, vector_stores},
-    documents, embed, feedback, health, images, reembed, search, tasks, usage,
+    documents, embed, feedback, health, images, limits, reembed, search, tasks, usage,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -57,6 +57,7 @@ pub fn document() -> OpenApi {
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(token));
     // Either none or a token: the empty requirement makes it optional.
+    limits::describe(&mut document);
     document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new(BEARER, [""; 0])]);
     document
 }

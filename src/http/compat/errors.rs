@@ -179,6 +179,16 @@ impl TeiErrorKind {
 }
 
 impl TeiError {
+    /// Their server leaves bodies to HTTP, and so to its statuses.
+    fn status(&self) -> StatusCode {
+        match self.error.status() {
+            status @ (StatusCode::REQUEST_TIMEOUT
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE) => status,
+            _ => self.kind.status(),
+        }
+    }
+
     /// A list that must not be empty.
     pub fn empty(field: &str) -> Self {
         let error = ApiError::invalid(format!("`{field}` is empty; give at least one text"));
@@ -201,12 +211,12 @@ impl std::fmt::Display for TeiError {
 
 impl ResponseError for TeiError {
     fn status_code(&self) -> StatusCode {
-        self.kind.status()
+        self.status()
     }
 
     fn error_response(&self) -> HttpResponse {
         let body = TeiErrorBody { error: self.error.detail().to_owned(), error_type: self.kind };
-        self.error.response(self.kind.status(), "application/json", &body)
+        self.error.response(self.status(), "application/json", &body)
     }
 }
 
