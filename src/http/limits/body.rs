@@ -32,7 +32,9 @@ pub fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
 ///
 /// While it is kept actix closes the connection after a response if not all of the body has come. Were it dropped,
 /// actix would go on reading a chunked one, for ever if it does not end.
-pub struct Kept(Rc<RefCell<Payload>>);
+pub struct Kept {
+    _payload: Rc<RefCell<Payload>>,
+}
 
 /// The same body, which ends with an error of the kind `TimedOut` when it takes too long to come; to be kept until
 /// the response has been sent.
@@ -44,7 +46,7 @@ pub fn timed(payload: Payload, limit_ms: u64) -> (Payload, Option<Kept>) {
     let shared = Rc::new(RefCell::new(payload));
     // Forms ask again after the end.
     let payload = Payload::Stream { payload: until(Rc::clone(&shared), deadline).fuse().boxed_local() };
-    (payload, Some(Kept(shared)))
+    (payload, Some(Kept { _payload: shared }))
 }
 
 fn until(
