@@ -203,7 +203,11 @@ fn a_gpu_is_refused_where_it_cannot_be_used() {
 #[test]
 fn trusted_proxies_are_addresses_and_networks() {
     let with = |value: &str| {
-        let get = |name: &str| (name == "TRUSTED_PROXIES").then(|| value.to_owned());
+        let get = |name: &str| match name {
+            "TRUSTED_PROXIES" => Some(value.to_owned()),
+            "RAGWAY_HOME" => Some("home".to_owned()),
+            _ => None,
+        };
         Config::from_variables(None, &get)
     };
     let networks = with("10.0.0.0/8, 192.0.2.7,,::1").unwrap().trusted_proxies;
