@@ -12,7 +12,7 @@ from typing import Iterator
 START_S = 600
 # What a developer's shell may have set and a check must not see.
 DROPPED = (
-    "DATABASE_URL", "DATABASE_ADMIN_URL", "DB_HOST", "REDIS_URL", "HOST", "PORT",
+    "DATABASE_URL", "DATABASE_ADMIN_URL", "DB_HOST", "REDIS_URL", "TRUSTED_PROXIES", "HOST", "PORT",
     "RAGWAY_CONFIG", "RAGWAY_PROMPTS", "RAGWAY_LOG", "OPENAI_API_KEY",
     "RAGWAY_AUTH", "JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS", "JWT_ISSUER", "JWT_AUDIENCE",
 )

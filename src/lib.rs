@@ -9,6 +9,7 @@ pub mod http;
 pub mod metrics;
 pub mod models;
 pub mod rag;
+mod redis_link;
 pub mod store;
 pub mod telemetry;
 mod tls;

@@ -54,7 +54,7 @@ impl Redis {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", self.port)
     }
 
-    async fn connection(&self) -> Option<redis::aio::MultiplexedConnection> {
+    pub async fn connection(&self) -> Option<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.ok()?;
         redis::cmd("PING").query_async::<()>(&mut connection).await.ok()?;
@@ -62,16 +62,20 @@ impl Redis {
     }
 
     pub async fn keys(&self) -> Vec<String> {
-        let mut connection = self.connection().await.unwrap();
-        redis::cmd("KEYS").arg("ragway:embedding:*").query_async(&mut connection).await.unwrap()
+        self.keys_like("ragway:embedding:*").await
     }
 
-    fn stop(&mut self) {
+    pub async fn keys_like(&self, pattern: &str) -> Vec<String> {
+        let mut connection = self.connection().await.unwrap();
+        redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.unwrap()
+    }
+
+    pub fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         self.process = Self::spawn(self.port, &self.folder);
     }
 

@@ -156,7 +156,7 @@ async fn a_body_over_the_limit_and_slow_work_keep_each_protocols_shape() {
     let large = json!({"input": "a".repeat(2000), "model": "text-embedding"});
     openai_error(post(&app, "/v1/embeddings", large).await, 413, "body_too_large", Value::Null).await;
     let large = json!({"inputs": "a".repeat(2000)});
-    tei_error(post(&app, "/embed", large).await, 422, "Validation").await;
+    tei_error(post(&app, "/embed", large).await, 413, "Validation").await;
 
     let app = TestApp::with(|setup| setup.catalog.http.request_timeout_ms = 1).await;
     let texts = vec!["ferry ".repeat(200); 16];

@@ -15,7 +15,7 @@ use ragway::{
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
     config::{AuthSettings, BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings, TlsFiles},
-    http::tls::Certificate,
+    http::{limits::Limiter, tls::Certificate},
     models::{
         Embedder, Embedders, Generator, Rerankers,
         cache::EmbeddingCache,
@@ -53,6 +53,8 @@ pub struct Setup {
     /// Answers searches.
     pub replica_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
     pub rerankers: Rerankers,
     /// Absent: nobody has to say who they are.
     pub auth: Option<AuthSettings>,
@@ -93,6 +95,7 @@ impl TestApp {
             database: None,
             replica_url: None,
             redis_url: None,
+            trusted_proxies: Vec::new(),
             rerankers: Rerankers::default(),
             auth: None,
             tls: None,
@@ -149,7 +152,10 @@ impl TestApp {
         if let Some(certificate) = certificate {
             tokio::spawn(certificate.keep_current());
         }
-        let application = Application::start(listener, rag.clone(), access, 1, Vec::new(), tls).unwrap();
+        let Catalog { limits, http, .. } = rag.catalog();
+        let limiter = Limiter::new(limits, http, setup.trusted_proxies, setup.redis_url.as_ref()).unwrap();
+        let guards = (access, limiter);
+        let application = Application::start(listener, rag.clone(), guards, 1, Vec::new(), tls).unwrap();
         let url = format!("{scheme}://{}", application.address());
         let (stop, stopped) = oneshot::channel();
         let running =

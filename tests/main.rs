@@ -37,6 +37,7 @@ mod images;
 mod indexes;
 mod injection;
 mod jobs;
+mod limits;
 mod local_model;
 mod mcp;
 mod memory;

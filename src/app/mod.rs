@@ -24,7 +24,7 @@ use crate::{
     access::Access,
     assets::Assets,
     config::{Catalog, Config, DatabaseSettings, GgufEntry, Load, TEXT_ROUTE},
-    http::{self, Gateway, Shutdown},
+    http::{self, Gateway, Shutdown, limits::Limiter},
     metrics::Metrics,
     models::{Embedders, cache::EmbeddingCache, embedders::Supply},
     rag::{Rag, prompts::Prompts},
@@ -81,14 +81,14 @@ impl Application {
     pub fn start(
         listener: TcpListener,
         rag: Rag,
-        access: Access,
+        (access, limiter): (Access, Limiter),
         workers: usize,
         samples: Vec<String>,
         tls: Option<ServerConfig>,
     ) -> Result<Self> {
         let address = listener.local_addr()?;
         let metrics = Metrics::new()?;
-        let gateway = Gateway::new(rag.clone(), access, metrics, samples)?;
+        let gateway = Gateway::new(rag.clone(), access, limiter, metrics, samples)?;
         let shutdown = gateway.shutdown.clone();
         let server = http::serve(listener, gateway, workers, tls)?;
         Ok(Self { server, shutdown, address, rag })

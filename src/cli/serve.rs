@@ -13,7 +13,7 @@ use ragway::{
     assets::Assets,
     config::Config,
     demo,
-    http::{starting::Starting, tls::Certificate},
+    http::{limits::Limiter, starting::Starting, tls::Certificate},
     rag::{Caller, ingest::SourceFile},
     store::SaveOutcome,
 };
@@ -61,8 +61,11 @@ pub async fn run(config: Config, arguments: Arguments) -> Result<ExitCode> {
     if let Some(certificate) = certificate {
         tokio::spawn(certificate.keep_current());
     }
+    let Config { catalog, trusted_proxies, redis_url, .. } = &config;
+    let limiter = Limiter::new(&catalog.limits, &catalog.http, trusted_proxies.clone(), redis_url.as_ref())?;
     let access = Access::new(config.auth.as_ref(), parts.rag.store()).await?;
-    let application = Application::start(listener, parts.rag.clone(), access, config.workers, samples, tls)?;
+    let guards = (access, limiter);
+    let application = Application::start(listener, parts.rag.clone(), guards, config.workers, samples, tls)?;
     announce(scheme, application.address(), arguments.demo, config.auth.is_some());
     application.run_until(signals.stop(config.catalog.shutdown.pause())).await?;
     parts.stop().await?;

@@ -19,6 +19,8 @@ pub struct Catalog {
     #[serde(default)]
     pub http: HttpSettings,
     #[serde(default)]
+    pub limits: super::LimitSettings,
+    #[serde(default)]
     pub database: PoolSettings,
     #[serde(default)]
     pub ingest: IngestSettings,
@@ -54,6 +56,10 @@ pub struct HttpSettings {
     pub max_body_bytes: usize,
     pub max_texts: usize,
     pub request_timeout_ms: u64,
+    /// How long a body may take to come; one that goes on coming gets a second more for each 16 KiB.
+    pub body_timeout_ms: u64,
+    /// Requests served at once, answers that are streamed included; more are refused with 503.
+    pub max_in_flight: usize,
     pub image_urls: ImageUrlSettings,
     pub cors: CorsSettings,
     pub mcp: McpSettings,
@@ -65,6 +71,8 @@ impl Default for HttpSettings {
             max_body_bytes: 32 << 20,
             max_texts: 2048,
             request_timeout_ms: 30_000,
+            body_timeout_ms: 30_000,
+            max_in_flight: 1024,
             image_urls: ImageUrlSettings::default(),
             cors: CorsSettings::default(),
             mcp: McpSettings::default(),
@@ -311,6 +319,9 @@ impl Catalog {
 
     fn check(&self) -> Result<(), String> {
         self.check_cors()?;
+        if self.http.body_timeout_ms == 0 || self.http.max_in_flight == 0 {
+            return Err("http: body_timeout_ms and max_in_flight must be at least 1".into());
+        }
         self.check_entries()?;
         self.check_routes()?;
         let passage = self.ingest.passage_tokens;

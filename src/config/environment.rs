@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::Host;
 
@@ -27,10 +28,12 @@ pub struct Config {
     pub database: DatabaseSettings,
     /// `TLS_CERT` and `TLS_KEY`; absent: plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// `REDIS_URL`: where replicas share what they embedded; absent: each remembers its own.
+    /// `REDIS_URL`: where replicas share what they embedded and counted; absent: each has its own.
     pub redis_url: Option<SecretString>,
     /// Absent: nobody has to say who they are.
     pub auth: Option<AuthSettings>,
+    /// `TRUSTED_PROXIES`: networks whose `X-Forwarded-For` is believed; default none.
+    pub trusted_proxies: Vec<IpNet>,
     pub home: Home,
     /// `RAGWAY_PROMPTS`: a folder that replaces the built-in prompts.
     pub prompts: Option<PathBuf>,
@@ -102,6 +105,7 @@ impl Config {
             tls: tls(&get)?,
             redis_url: redis_url(&get)?,
             auth: auth(&get)?,
+            trusted_proxies: trusted_proxies(&get)?,
             home: home(&get)?,
             prompts: get("RAGWAY_PROMPTS").map(PathBuf::from),
             catalog: Catalog::parse(&text, &catalog_origin)?,
@@ -135,7 +139,7 @@ impl fmt::Display for Config {
         }
         match &self.redis_url {
             Some(url) => writeln!(f, "REDIS_URL       {}", redacted(url))?,
-            None => writeln!(f, "REDIS_URL       (not set: embeddings are cached in memory)")?,
+            None => writeln!(f, "REDIS_URL       (not set: embeddings and limits are each replica's own)")?,
         }
         match &self.auth {
             None => writeln!(f, "RAGWAY_AUTH     off: nobody has to say who they are")?,
@@ -144,6 +148,9 @@ impl fmt::Display for Config {
                 tokens.as_ref().map_or(Ok(()), |tokens| show_tokens(tokens, f))?;
             }
         }
+        let proxies: Vec<String> = self.trusted_proxies.iter().map(ToString::to_string).collect();
+        let proxies = if proxies.is_empty() { "(not set: none)".into() } else { proxies.join(", ") };
+        writeln!(f, "TRUSTED_PROXIES {proxies}")?;
         writeln!(f, "cache           {}", self.home.cache.display())?;
         writeln!(f, "data            {}", self.home.data.display())?;
         let prompts = self.prompts.as_ref().map_or("built in".into(), |path| path.display().to_string());
@@ -303,6 +310,20 @@ fn redis_url(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<SecretString
         ConfigError::new("REDIS_URL", "is not a Redis URL such as redis://user:password@host:6379/0")
     })?;
     Ok(Some(url.into()))
+}
+
+/// Addresses and networks, with commas between them.
+fn trusted_proxies(get: &dyn Fn(&str) -> Option<String>) -> Result<Vec<IpNet>, ConfigError> {
+    let given = get("TRUSTED_PROXIES").unwrap_or_default();
+    let entries = given.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let network = |entry: &str| match entry.parse() {
+        Ok(network) => Ok(network),
+        Err(_) => entry.parse::<IpAddr>().map(IpNet::from).map_err(|_| {
+            let told = format!("`{entry}` is no address or network such as 10.0.0.2 or 10.0.0.0/8");
+            ConfigError::new("TRUSTED_PROXIES", told)
+        }),
+    };
+    entries.map(network).collect()
 }
 
 /// `RAGWAY_HOME` holds both folders; without it the user's own for each purpose.

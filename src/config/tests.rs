@@ -244,3 +244,23 @@ fn questions_are_reranked_only_where_there_is_a_reranker() {
     let error = refusal(&BUILT_IN.replacen("candidates = 50 ", "candidates = 201 ", 1));
     assert!(error.contains("search.rerank: candidates must be between 1 and 200"), "{error}");
 }
+
+#[test]
+fn trusted_proxies_are_addresses_and_networks() {
+    let with = |value: &str| {
+        let get = |name: &str| match name {
+            "TRUSTED_PROXIES" => Some(value.to_owned()),
+            "RAGWAY_HOME" => Some("home".to_owned()),
+            _ => None,
+        };
+        Config::from_variables(None, &get)
+    };
+    let networks = with("10.0.0.0/8, 192.0.2.7,,::1").unwrap().trusted_proxies;
+    let shown: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+    assert!(with("").unwrap().trusted_proxies.is_empty());
+    for wrong in ["nginx", "10.0.0.0/33", "10.0.0.1:80", "*"] {
+        let refused = with(wrong).unwrap_err().to_string();
+        assert!(refused.starts_with("TRUSTED_PROXIES: ") && refused.contains(wrong), "{refused}");
+    }
+}

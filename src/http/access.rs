@@ -3,25 +3,16 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use actix_web::{
-    Error, HttpMessage, HttpResponse, ResponseError,
+    Error, HttpMessage,
     body::{EitherBody, MessageBody},
     dev::{ResourceDef, ServiceRequest, ServiceResponse},
     http::StatusCode,
     middleware::Next,
     web,
 };
-use serde_json::json;
-use utoipa::openapi::{
-    ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, path::Operation, security::SecurityRequirement,
-};
+use utoipa::openapi::{OpenApi, RefOr, path::Operation, security::SecurityRequirement};
 
-use super::{
-    Gateway,
-    caller::credential,
-    compat::{CohereError, OpenAiError, TeiError},
-    error::ApiError,
-    observe::request_id,
-};
+use super::{Gateway, caller::credential, error::ApiError, shape::Shape};
 use crate::access::{
     Identity,
     Permission::{self, Admin, Ask, Embedding, Ingest, Search},
@@ -35,16 +26,6 @@ enum Needs {
     Identity,
     /// A key or a token with at least one of these.
     OneOf(&'static [Permission]),
-}
-
-/// How errors look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Native,
-    OpenAi,
-    Tei,
-    Cohere,
-    JsonRpc,
 }
 
 type Group = (Shape, Needs, &'static [(&'static str, &'static str)]);
@@ -176,6 +157,11 @@ impl Table {
     }
 }
 
+/// How errors of an endpoint look; `path` is its pattern, or what actix matches with it.
+pub fn shape_of(method: &str, path: &str) -> Shape {
+    TABLE.find(method, path).0
+}
+
 /// Middleware: lets in who may come, with the [`Identity`] that handlers then find, before a body is read.
 pub async fn guard(
     request: ServiceRequest,
@@ -191,7 +177,7 @@ pub async fn guard(
         }
         Err(error) => {
             tracing::info!(code = error.code(), "not let in: {}", error.detail());
-            Ok(request.into_response(shaped(shape, error)).map_into_right_body())
+            Ok(request.into_response(shape.response(error)).map_into_right_body())
         }
     }
 }
@@ -231,22 +217,6 @@ fn listed(permissions: &[Permission]) -> String {
     names.join(" or ")
 }
 
-fn shaped(shape: Shape, error: ApiError) -> HttpResponse {
-    match shape {
-        Shape::Native => error.error_response(),
-        Shape::OpenAi => OpenAiError::from(error).error_response(),
-        Shape::Tei => TeiError::from(error).error_response(),
-        Shape::Cohere => CohereError::from(error).error_response(),
-        Shape::JsonRpc => {
-            let data = json!({"code": error.code(), "request_id": request_id()});
-            // The first of the codes that JSON-RPC leaves to servers.
-            let told = json!({"code": -32000, "message": error.detail(), "data": data});
-            let body = json!({"jsonrpc": "2.0", "id": null, "error": told});
-            error.response(error.status(), "application/json", &body)
-        }
-    }
-}
-
 /// Says of every operation what it needs, and what it answers without.
 ///
 /// Nothing is an alternative everywhere: an installation on one's own machine asks nobody.
@@ -280,20 +250,9 @@ fn protect(operation: &mut Operation, scheme: &str, shape: Shape, permissions: &
     }
     answers.push(("503", "The database is unavailable".to_owned()));
     for (status, description) in answers {
-        let response = || RefOr::T(error_response(shape, description));
+        let response = || RefOr::T(shape.described(description));
         operation.responses.responses.entry(status.to_owned()).or_insert_with(response);
     }
-}
-
-fn error_response(shape: Shape, description: String) -> utoipa::openapi::Response {
-    let (schema, media_type) = match shape {
-        Shape::Native | Shape::JsonRpc => ("Problem", "application/problem+json"),
-        Shape::OpenAi => ("OpenAiErrorBody", "application/json"),
-        Shape::Tei => ("TeiErrorBody", "application/json"),
-        Shape::Cohere => ("CohereErrorBody", "application/json"),
-    };
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
-    ResponseBuilder::new().description(description).content(media_type, content).build()
 }
 
 #[cfg(test)]

@@ -97,6 +97,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     }
 
+    /// 408 for a body that does not come.
+    pub fn body_too_slow() -> Self {
+        let detail = "the body took too long to come (http.body_timeout_ms); send it faster, or less at once";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail)
+    }
+
     /// 415 with what to send.
     pub fn unsupported_content_type(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail)
@@ -109,7 +115,7 @@ impl ApiError {
         Self { allow: Some(allowed), ..error }
     }
 
-    /// The same, to be tried again after so long.
+    /// The same with the time after which it may succeed, at least a second.
     pub fn retry_after(self, seconds: u64) -> Self {
         // A client that reads 0 would retry at once.
         Self { retry_after_s: Some(seconds.max(1)), ..self }

@@ -1,9 +1,11 @@
 //! Framework errors in the API's own shape.
 
+use std::io::ErrorKind;
+
 use actix_web::{
     Error, FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
-    error::{JsonPayloadError, PathError, QueryPayloadError},
+    error::{JsonPayloadError, PathError, PayloadError, QueryPayloadError},
     http::StatusCode,
     web,
 };
@@ -38,6 +40,9 @@ pub async fn body_bytes(
     limit: usize,
 ) -> Result<web::Bytes, ApiError> {
     web::Bytes::from_request(request, payload).await.map_err(|error| {
+        if error.as_error().is_some_and(is_too_slow) {
+            return ApiError::body_too_slow();
+        }
         let too_large = error.as_response_error().status_code() == StatusCode::PAYLOAD_TOO_LARGE;
         if too_large { ApiError::too_large(limit) } else { ApiError::invalid(format!("body: {error}")) }
     })
@@ -55,6 +60,11 @@ pub async fn json_bytes(
     if is_json { body_bytes(request, payload, limit).await } else { Err(not_json(request)) }
 }
 
+/// What `limits` makes of a body that does not come in time.
+pub fn is_too_slow(error: &PayloadError) -> bool {
+    matches!(error, PayloadError::Io(error) if error.kind() == ErrorKind::TimedOut)
+}
+
 /// Parses a JSON body that was read whole.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| malformed(&error))
@@ -70,6 +80,7 @@ fn json_error(error: &JsonPayloadError, request: &HttpRequest, limit: usize) -> 
         JsonPayloadError::OverflowKnownLength { .. } | JsonPayloadError::Overflow { .. } => {
             ApiError::too_large(limit)
         }
+        JsonPayloadError::Payload(error) if is_too_slow(error) => ApiError::body_too_slow(),
         JsonPayloadError::ContentType => not_json(request),
         JsonPayloadError::Deserialize(error) => malformed(error),
         other => ApiError::invalid(other.to_string()),

@@ -15,8 +15,8 @@
 //! | `/health…`, `/metrics`, `/version` | `health` |
 //! | `/`, `/docs`, `/openapi.json` | `pages`, `openapi` |
 //!
-//! Middleware, outermost first: `observe` (id, spans, log, metrics), `shutdown`, CORS, `access` (who may call
-//! what). `audit` writes down what is administered.
+//! Middleware, outermost first: `observe` (id, spans, log, metrics), `shutdown`, CORS, `limits` of an address,
+//! `access` (who may call what), `limits` of a caller. `audit` writes down what is administered.
 //!
 //! Absent here: SQL, models, prompts. Absent elsewhere: actix, utoipa, status codes.
 
@@ -36,6 +36,7 @@ mod fetch;
 mod filters;
 mod health;
 mod images;
+pub mod limits;
 mod mcp;
 mod observe;
 pub mod openapi;
@@ -43,6 +44,7 @@ mod pages;
 mod reembed;
 mod reranking;
 mod search;
+mod shape;
 mod shutdown;
 mod sse;
 pub mod starting;
@@ -77,6 +79,7 @@ use crate::{
 };
 use error::ApiError;
 use fetch::ImageFetcher;
+use limits::Limiter;
 pub use shutdown::Shutdown;
 
 /// What handlers work with.
@@ -86,6 +89,7 @@ pub struct Gateway {
     /// Questions that the page offers.
     pub samples: Vec<String>,
     access: Access,
+    limiter: Limiter,
     images: ImageFetcher,
     pub shutdown: Shutdown,
     condition: health::Checked,
@@ -118,7 +122,9 @@ pub fn serve(
             .app_data(extractors::query_config())
             .app_data(extractors::path_config())
             .app_data(web::PayloadConfig::new(limit))
+            .wrap(from_fn(limits::of_caller))
             .wrap(from_fn(access::guard))
+            .wrap(from_fn(limits::of_address))
             .wrap(cors)
             .wrap(from_fn(shutdown::bound))
             .wrap(from_fn(observe::observe))
@@ -144,10 +150,16 @@ pub fn serve(
 
 impl Gateway {
     /// `samples` are questions that the page offers.
-    pub fn new(rag: Rag, access: Access, metrics: Metrics, samples: Vec<String>) -> reqwest::Result<Self> {
+    pub fn new(
+        rag: Rag,
+        access: Access,
+        limiter: Limiter,
+        metrics: Metrics,
+        samples: Vec<String>,
+    ) -> reqwest::Result<Self> {
         let images = ImageFetcher::new(&rag.catalog().http.image_urls)?;
         let (shutdown, condition) = (Shutdown::default(), health::Checked::default());
-        Ok(Self { rag, metrics, samples, access, images, shutdown, condition })
+        Ok(Self { rag, metrics, samples, access, limiter, images, shutdown, condition })
     }
 
     /// Runs what a client waits for, at most `http.request_timeout_ms` long.
@@ -172,6 +184,7 @@ fn cors(settings: &CorsSettings) -> Cors {
         .allowed_methods(settings.methods.iter().map(String::as_str))
         .allowed_headers(settings.headers.iter().map(String::as_str))
         .expose_headers(["x-request-id", "retry-after", "etag", "www-authenticate"])
+        .expose_headers(["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"])
         .max_age(3600);
     for origin in &settings.origins {
         cors =

@@ -13,7 +13,7 @@ use utoipa_actix_web::{AppExt, service_config::ServiceConfig};
 use super::{
     access, ask, collections,
     compat::{chat, infinity, openai, rerank, tei, vector_stores},
-    documents, embed, feedback, health, images, reembed, search, tasks, usage,
+    documents, embed, feedback, health, images, limits, reembed, search, tasks, usage,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -59,6 +59,7 @@ pub fn document() -> OpenApi {
         .build();
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(token));
+    limits::describe(&mut document);
     access::describe(&mut document, BEARER);
     document
 }

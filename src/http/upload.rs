@@ -1,10 +1,10 @@
 //! Multipart forms, read within the limit of a body.
 
-use actix_multipart::{Field, Multipart};
+use actix_multipart::{Field, Multipart, MultipartError};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header};
 use futures_util::TryStreamExt;
 
-use super::error::ApiError;
+use super::{error::ApiError, extractors::is_too_slow};
 use crate::{models::EncodedImage, rag::ingest::SourceFile};
 
 /// A request's form. One that says that it is too long is refused before any of it is read.
@@ -21,7 +21,7 @@ pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, 
     let mut files = Vec::new();
     let mut common = SourceFile::default();
     let mut left = limit;
-    while let Some(field) = form.try_next().await.map_err(unreadable)? {
+    while let Some(field) = form.try_next().await.map_err(broken)? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" || name == "files" {
             files.push(read_file(field, &mut left, limit).await?);
@@ -63,7 +63,7 @@ pub async fn read(mut form: Multipart, limit: usize) -> Result<Vec<SourceFile>, 
 pub async fn read_images(mut form: Multipart, limit: usize) -> Result<Vec<EncodedImage>, ApiError> {
     let mut images = Vec::new();
     let mut left = limit;
-    while let Some(field) = form.try_next().await.map_err(unreadable)? {
+    while let Some(field) = form.try_next().await.map_err(broken)? {
         let name = field.name().unwrap_or_default();
         if name != "image" {
             return Err(ApiError::invalid(format!("unknown form field `{name}`; known is image")));
@@ -86,11 +86,18 @@ async fn read_file(field: Field, left: &mut usize, limit: usize) -> Result<Sourc
 
 async fn read_bytes(mut field: Field, left: &mut usize, limit: usize) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = field.try_next().await.map_err(unreadable)? {
+    while let Some(chunk) = field.try_next().await.map_err(broken)? {
         *left = left.checked_sub(chunk.len()).ok_or_else(|| ApiError::too_large(limit))?;
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
+}
+
+fn broken(error: MultipartError) -> ApiError {
+    match error {
+        MultipartError::Payload(error) if is_too_slow(&error) => ApiError::body_too_slow(),
+        error => unreadable(error),
+    }
 }
 
 /// 400 for a form that is none.

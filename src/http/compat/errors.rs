@@ -180,10 +180,14 @@ impl TeiErrorKind {
 }
 
 impl TeiError {
-    /// Their server knows no permissions: what they mean has HTTP's own statuses.
+    /// Their server leaves bodies to HTTP, and so to its statuses; permissions it does not know.
     fn status(&self) -> StatusCode {
         match self.error.status() {
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => status,
+            status @ (StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE) => status,
             _ => self.kind.status(),
         }
     }
