@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::harness::{TestApp, execute, good, problem};
+use crate::harness::{TestApp, eventually, execute, good, problem};
 
 #[tokio::test]
 async fn collections_are_made_listed_and_deleted_with_their_documents() {
@@ -69,7 +69,10 @@ async fn a_collection_of_another_space_is_refused_with_what_to_do() {
         "DELETE FROM collections WHERE name = 'default'; UPDATE collections SET name = 'default'",
     )
     .await;
-    problem(app.get("/health/ready").send().await.unwrap(), 409, "space_mismatch").await;
+    // Probes are told for a second what was found out.
+    let ready = async || app.get("/health/ready").send().await.unwrap();
+    eventually("it is not ready", async || ready().await.status() == 409).await;
+    problem(ready().await, 409, "space_mismatch").await;
 }
 
 #[tokio::test]

@@ -115,16 +115,22 @@ impl Rag {
         file: SourceFile,
     ) -> Result<Ingested, RagError> {
         self.ledger().admit(caller).await?;
-        let span = tracing::info_span!(target: SPAN, "ingest", bytes = file.bytes.len());
-        let ingested = async {
-            let prepared = self.prepare(caller, collection, file).await?;
-            self.store_prepared(caller, collection, prepared, None).await
-        };
-        ingested.instrument(span).await
+        let prepared = self.prepare(caller, collection, file).await?;
+        self.store_prepared(caller, collection, prepared, None).await
     }
 
     /// Everything but storing: several documents can be prepared at once.
     pub(super) async fn prepare(
+        &self,
+        caller: Caller,
+        collection: Option<&str>,
+        file: SourceFile,
+    ) -> Result<Prepared, RagError> {
+        let span = tracing::info_span!(target: SPAN, "ingest", bytes = file.bytes.len());
+        self.prepare_file(caller, collection, file).instrument(span).await
+    }
+
+    async fn prepare_file(
         &self,
         caller: Caller,
         collection: Option<&str>,
