@@ -55,7 +55,6 @@ pub struct AskBody {
     pub(super) explain: bool,
     /// Whether a reranker chooses the passages; absent: `ask.rerank` of models.toml. Where it fails, the passages
     /// are those of the search, and `notes` says so.
-    #[schema(example = false)]
     pub(super) rerank: Option<RerankChoice>,
 }
 

@@ -12,6 +12,7 @@ use crate::rag::{
 /// Whether a reranker reads the best passages again: `true` or `false`, or an object that says how.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "`rerank` must be true, false, or an object with `model` and `candidates`")]
+#[schema(example = json!(false))]
 pub enum RerankChoice {
     Switch(bool),
     Settings(RerankSettings),

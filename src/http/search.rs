@@ -63,7 +63,6 @@ pub struct SearchBody {
     #[schema(example = false)]
     pub(super) recall: bool,
     /// Absent: no. `threshold` counts before: it is about similarity, which stays what it is.
-    #[schema(example = false)]
     pub(super) rerank: Option<RerankChoice>,
 }
 
