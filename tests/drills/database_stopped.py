@@ -21,9 +21,10 @@ def main() -> None:
             back = time.monotonic()
             load.seen(150)
         load.report(f"database away for {AWAY_S} s")
-        # Requests that began after it was back, up to the last that failed.
         late = [o.at + o.seconds - back for o in load.failures() if o.at + o.seconds > back]
-        print(f"the last failure ended {max(late, default=0):.1f} s after the database took connections again")
+        print(f"failures after the database took connections again: {len(late)}, the last {max(late, default=0):.1f} s after it")
+        first = min(o.at + o.seconds - back for o in load.outcomes if o.kind == "store" and not o.failed and o.at + o.seconds > back)
+        print(f"the first document was stored {first:.1f} s after it")
         stored_once(served, load.acknowledged)
         odd = [o for o in load.failures() if o.status != 503 or o.retry_after is None]
         expect(not odd, f"{len(odd)} failed with something else than 503 and Retry-After")

@@ -2,7 +2,7 @@
 
 from drill import deployment, expect, good, kill, wait_for
 
-KILLS, DOCUMENTS = 20, 1000
+KILLS, DOCUMENTS = 20, 400
 # A lease that runs out soon: the drill would wait 30 s for it after each kill.
 SETTINGS = (("lease_ms = 30_000", "lease_ms = 1_000"), ("poll_ms = 2_000", "poll_ms = 200"), ("retry_ms = 5_000", "retry_ms = 200"))
 
@@ -18,8 +18,10 @@ def main() -> None:
             before = stored()
             wait_for("progress", lambda: stored() > before or before == DOCUMENTS, 60)
             kills += stored() < DOCUMENTS
+            print(f"{stored()} stored", end="; ", flush=True)
             kill(served.gateways[0])
             served.gateways[0] = served.start(0)
+        print()
         state = lambda: good(url, f"/api/v1/tasks/{task}")
         wait_for("the end of the task", lambda: state()["status"] not in ("queued", "processing"), 120)
         ended = state()
