@@ -196,11 +196,15 @@ def pgbouncer(programs: Programs, postgres: Postgres) -> int:
 
 
 def redis(programs: Programs) -> int:
-    folder, port = programs.folder("redis"), free_port()
-    programs.start(
-        "redis", ["redis-server", "deploy/redis/redis.conf", "--port", port, "--bind", "127.0.0.1", "--dir", folder], port
-    )
+    port = free_port()
+    redis_on(programs, port)
     return port
+
+
+def redis_on(programs: Programs, port: int) -> subprocess.Popen:
+    folder = programs.folder("redis")
+    command = ["redis-server", "deploy/redis/redis.conf", "--port", port, "--bind", "127.0.0.1", "--dir", folder]
+    return programs.start("redis", command, port)
 
 
 class Nginx:
