@@ -150,7 +150,7 @@ impl Rag {
             }
             Ok(Vec::new())
         };
-        try_join(prepare, store).await.map(|((), result)| result)
+        Box::pin(try_join(prepare, store)).await.map(|((), result)| result)
     }
 
     async fn ingest_step(
