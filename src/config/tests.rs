@@ -202,8 +202,7 @@ fn a_gpu_is_refused_where_it_cannot_be_used() {
 
 fn with_database(variables: &[(&str, &str)]) -> Result<Config, String> {
     let get = |name: &str| {
-        let found =
-            variables.iter().chain(&[("RAGWAY_HOME", "/tmp/ragway")]).find(|(known, _)| *known == name);
+        let found = variables.iter().chain(&[("RAGWAY_HOME", "home")]).find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
     };
     Config::from_variables(None, &get).map_err(|error| error.to_string())
