@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{RagError, grounding::Evidence, sentences::sentences};
+use super::{RagError, grounding::Evidence};
 use crate::models::{Embedder, Lane, TextRole, vectors::cosine};
 
 /// Sentences quoted at most.
@@ -14,45 +14,39 @@ const MAX_SENTENCES: usize = 48;
 /// Weight of the question's words beside the cosine, as in `ask`'s score of a question.
 const WORD_WEIGHT: f32 = 0.3;
 
-/// A sentence of a passage.
+/// A sentence or table row of a passage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quote {
     /// Index of the passage.
     pub passage: usize,
     pub range: Range<usize>,
+    /// Its words; of a table's row with the names of the columns.
+    pub text: String,
     /// Cosine similarity with the question, and 0.3 times the share of its words.
     pub score: f32,
 }
 
-/// The sentences of the passages, nearest to the question first; also the tokens that the embedder read.
-///
-/// Passages come with their index. Headings and what speaks to the model are left out.
+/// The sentences and rows of some of the passages, nearest to the question first; also the tokens that the
+/// embedder read.
 pub async fn rank(
     embedder: &dyn Embedder,
     question: &[f32],
-    passages: &[(usize, &str)],
+    passages: &[usize],
     evidence: &Evidence,
 ) -> Result<(Vec<Quote>, usize), RagError> {
-    let candidates: Vec<(usize, Range<usize>, String)> = passages
-        .iter()
-        .flat_map(|(index, text)| {
-            let usable = |range: &Range<usize>| {
-                evidence.is_usable(*index, range) && says_something(&text[range.clone()])
-            };
-            let ranges = sentences(text).into_iter().filter(usable);
-            ranges.map(|range| (*index, range.clone(), text[range].to_owned())).collect::<Vec<_>>()
-        })
-        .take(MAX_SENTENCES)
-        .collect();
-    let texts: Vec<String> = candidates.iter().map(|(_, _, text)| text.clone()).collect();
+    let said = passages.iter().flat_map(|index| evidence.sayings(*index).iter().map(|said| (*index, said)));
+    let candidates: Vec<_> =
+        said.filter(|(_, said)| says_something(&said.text)).take(MAX_SENTENCES).collect();
+    let texts: Vec<String> = candidates.iter().map(|(_, said)| said.text.clone()).collect();
     let shares: Vec<f32> = texts.iter().map(|text| evidence.question_share(text)).collect();
     let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Interactive).await?;
     let mut ranked: Vec<Quote> = candidates
         .into_iter()
         .zip(embeddings.vectors.iter().zip(shares))
-        .map(|((passage, range, _), (vector, share))| Quote {
+        .map(|((passage, said), (vector, share))| Quote {
             passage,
-            range,
+            range: said.range.clone(),
+            text: said.text.clone(),
             score: cosine(question, vector) + WORD_WEIGHT * share,
         })
         .collect();
@@ -69,14 +63,9 @@ pub fn quotes(ranking: &[Quote]) -> Vec<Quote> {
     quotes
 }
 
-/// Headings and list markers are no answers.
+/// List markers are no answers.
 fn says_something(sentence: &str) -> bool {
     let words = sentence.split_whitespace().count();
     let letters = sentence.chars().filter(|c| c.is_alphabetic()).count();
-    !is_heading(sentence) && (words >= 3 || letters >= 12)
-}
-
-/// A heading names what follows and says nothing of it.
-pub fn is_heading(sentence: &str) -> bool {
-    sentence.starts_with('#')
+    words >= 3 || letters >= 12
 }

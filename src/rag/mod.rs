@@ -34,6 +34,7 @@ mod same_question;
 pub mod search;
 pub mod sentences;
 mod sweep;
+mod tables;
 mod tokens;
 pub mod usage;
 mod wellness;

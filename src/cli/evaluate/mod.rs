@@ -21,7 +21,7 @@ use ragway::{
         evaluate::{
             AnswerOptions, Baseline, DataSet, Half, Progress, RetrievalOptions, evaluate_answers,
             evaluate_bitext, evaluate_cross_lingual, evaluate_cross_lingual_search, evaluate_feedback,
-            evaluate_image_text, evaluate_retrieval, evaluate_sts, run_gate,
+            evaluate_grounding, evaluate_image_text, evaluate_retrieval, evaluate_sts, run_gate,
         },
     },
     store::SearchEffort,
@@ -67,6 +67,8 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Whether true sentences are told from false ones, on claims made from a file in SQuAD's format.
+    Grounding { file: PathBuf },
     /// Do the evaluations of a baseline again; fails when a figure fell by more than the baseline allows.
     Gate {
         /// What `--save` of `retrieval` or `answers` wrote; its `tolerance` says by how much figures may fall.
@@ -190,6 +192,7 @@ async fn measure(rag: &Rag, command: &Command, progress: &Progress<'_>) -> Resul
             }
             output.plot.as_ref().map_or(Ok(()), |file| plot::answers(file, &report))?;
         }
+        Command::Grounding { file } => print::grounding(&evaluate_grounding(file)?),
         Command::Gate { baseline, data, plot } => {
             let report = run_gate(rag, &Baseline::read(baseline)?, data, progress).await?;
             print::gate(&report);

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use ragway::rag::evaluate::{
-    AnswerReport, CrossLingualReport, FeedbackReport, GateReport, ImageTextReport, PairScore,
-    RetrievalReport, SearchedPair, StsReport, bitext_mean,
+    AnswerReport, CrossLingualReport, FeedbackReport, GateReport, GroundingReport, ImageTextReport,
+    PairScore, RetrievalReport, SearchedPair, StsReport, bitext_mean,
 };
 
 pub fn retrieval(reports: &[RetrievalReport]) {
@@ -36,6 +36,15 @@ pub fn answers(report: &AnswerReport) {
     println!("\nanswer_cut  answerable kept  unanswerable refused");
     for cut in &report.trade_off {
         println!("{:>10.3}  {:>15.3}  {:>20.3}", cut.score, cut.kept, cut.refused);
+    }
+}
+
+pub fn grounding(report: &GroundingReport) {
+    println!("claims         made  supported");
+    for (kind, (made, supported)) in &report.claims {
+        let wish = if kind.is_true() { "should be 1" } else { "should be 0" };
+        let share = *supported as f64 / *made as f64;
+        println!("{:<13} {made:>5}      {share:.3}  ({wish})", kind.name());
     }
 }
 

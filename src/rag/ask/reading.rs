@@ -108,11 +108,9 @@ impl Reading {
 
     /// Ranks the passages' sentences; returns the tokens that the embedder read.
     pub(super) async fn rank(&mut self, embedder: &dyn Embedder) -> Result<usize, RagError> {
-        let passages = self.sources.iter().zip(&self.duplicates).enumerate();
-        let passages: Vec<(usize, &str)> = passages
-            .filter(|(_, (_, duplicate))| duplicate.is_none())
-            .map(|(index, (source, _))| (index, source.passage.content.as_str()))
-            .collect();
+        let duplicates = self.duplicates.iter().enumerate();
+        let passages: Vec<usize> =
+            duplicates.filter(|(_, of)| of.is_none()).map(|(index, _)| index).collect();
         let (ranking, tokens) = rank(embedder, &self.question_vector, &passages, &self.evidence).await?;
         self.ranking = Some(ranking);
         Ok(tokens)

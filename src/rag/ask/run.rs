@@ -296,12 +296,13 @@ impl Run {
         for quote in quotes(self.reading.ranking.as_deref().unwrap_or_default()) {
             let separator = if self.draft.text.is_empty() { "" } else { " " };
             let Some(source) = self.reading.source(quote.passage + 1) else { continue };
-            let words = self.reading.plain(&source.passage.content[quote.range.clone()]);
+            let is_verbatim = source.passage.content[quote.range.clone()] == quote.text;
+            let words = self.reading.plain(&quote.text);
             if words.is_empty() {
                 continue;
             }
             let support = Support { passage: quote.passage, quote: quote.range, coverage: 1.0 };
-            let sentence = format!("“{words}”");
+            let sentence = if is_verbatim { format!("“{words}”") } else { words };
             self.draft.write(separator, &sentence, &[(support, true)], &self.reading.sources).await?;
         }
         if self.draft.citations.is_empty() {

@@ -2,7 +2,7 @@
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::rag::sentences::sentences;
+use crate::rag::{sentences::sentences, tables};
 
 /// Headings from the outermost to the innermost.
 pub(super) type Section = Vec<String>;
@@ -106,8 +106,7 @@ fn lines(text: &str) -> Vec<(usize, usize)> {
 pub(super) fn head_length(table: &str) -> Option<usize> {
     let (names, rest) = table.split_once('\n')?;
     let line = rest.lines().next()?;
-    let is_line = line.contains('-') && line.chars().all(|c| matches!(c, '|' | '-' | ':' | ' '));
-    let is_head = names.starts_with('|') && is_line && names.len() <= MAX_BYTES;
+    let is_head = tables::is_row(names) && tables::is_rule(line) && names.len() <= MAX_BYTES;
     is_head.then(|| names.len() + 1 + line.len())
 }
 

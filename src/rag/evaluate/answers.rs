@@ -1,14 +1,14 @@
 //! Answers on a file in SQuAD 2.0's format.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, path::Path};
 
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     EvaluationError, Progress,
     baseline::{DataSet, Evaluation, Measured, named},
     scores,
+    squad::{Paragraph, Question, Squad},
 };
 use crate::{
     rag::{
@@ -131,36 +131,6 @@ impl Half {
     }
 }
 
-#[derive(Deserialize)]
-struct Squad {
-    data: Vec<Article>,
-}
-
-#[derive(Deserialize)]
-struct Article {
-    title: String,
-    paragraphs: Vec<Paragraph>,
-}
-
-#[derive(Deserialize)]
-struct Paragraph {
-    context: String,
-    qas: Vec<Question>,
-}
-
-#[derive(Deserialize)]
-struct Question {
-    question: String,
-    answers: Vec<Gold>,
-    #[serde(default)]
-    is_impossible: bool,
-}
-
-#[derive(Deserialize)]
-struct Gold {
-    text: String,
-}
-
 /// Asks up to `limit` questions, spread over the file, with every paragraph stored.
 ///
 /// Works in a collection of its own, which is deleted at the end.
@@ -170,8 +140,7 @@ pub async fn evaluate_answers(
     options: &AnswerOptions,
     progress: &Progress<'_>,
 ) -> Result<AnswerReport, EvaluationError> {
-    let text = fs::read_to_string(file).map_err(|error| EvaluationError::data(file, error))?;
-    let squad: Squad = serde_json::from_str(&text).map_err(|error| EvaluationError::data(file, error))?;
+    let squad = Squad::read(file)?;
     let name = format!("evaluation-{}", Uuid::now_v7());
     let collection = rag.create_collection(TenantId::DEFAULT, &name, None).await?;
     let result = run(rag, &name, &squad, options, progress).await;

@@ -6,9 +6,11 @@ mod bitext;
 mod cross_lingual;
 mod feedback;
 mod gate;
+mod grounding;
 mod image_text;
 mod retrieval;
 pub(super) mod scores;
+mod squad;
 mod sts;
 mod vectors;
 
@@ -20,6 +22,7 @@ pub use cross_lingual::{
 };
 pub use feedback::{FeedbackReport, evaluate_feedback};
 pub use gate::{Comparison, GateReport, run_gate};
+pub use grounding::{Claim, GroundingReport, evaluate_grounding};
 pub use image_text::{ImageTextReport, evaluate_image_text};
 pub use retrieval::{Cutoff, RetrievalOptions, RetrievalReport, evaluate_retrieval};
 pub use sts::{StsReport, evaluate_sts};
