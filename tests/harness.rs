@@ -366,17 +366,38 @@ pub async fn another_server() -> EmbeddedPostgres {
     EmbeddedPostgres::start(&Home { data, ..home() }, &pg0).await.unwrap()
 }
 
-/// A folder for what a test needs on disk; it goes with the test run.
+/// A folder for what a test needs on disk; it goes when tests run again.
+///
+/// Nothing of a process that ends is dropped, and its server still writes there at that moment.
 pub fn temporary_folder() -> &'static std::path::Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER
         .get_or_init(|| {
-            let folder = tempfile::tempdir().unwrap();
+            remove_folders_of_ended_runs();
+            let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
+            let folder = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
             // As root the server runs as another user, who must be able to reach it.
             std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
             folder
         })
         .path()
+}
+
+const FOLDER_PREFIX: &str = "ragway-tests-";
+
+fn remove_folders_of_ended_runs() {
+    let processes = std::path::Path::new("/proc");
+    if !processes.join("self").exists() {
+        return; // Elsewhere than on Linux nothing tells which runs have ended.
+    }
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(FOLDER_PREFIX).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|id| !processes.join(id).exists()) {
+            // Two runs that begin at once both try.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn at_database(url: &SecretString, name: &str) -> SecretString {
