@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ragway::{
     config::EmbeddingSpace,
-    store::{ExpectedVersion, NewDocument, NewPassage, PassageSet, SpaceAdded, TenantId},
+    store::{ExpectedVersion, LexicalQuery, NewDocument, NewPassage, PassageSet, SpaceAdded, TenantId},
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -93,6 +93,34 @@ async fn words_of_languages_without_spaces_are_found_inside_sentences() {
     // Scripts mixed in one query, and full-width letters.
     assert_eq!(found(&app, "lexical", "ＧＰＵ训练 hour").await[0], texts[5]);
     assert_eq!(found(&app, "hybrid", "训练").await[..2].len(), 2);
+}
+
+#[tokio::test]
+async fn english_is_foreign_to_a_chinese_collection_with_latin_words() {
+    let app = TestApp::start().await;
+    let chinese: Vec<String> =
+        (0..12).map(|n| format!("第{n}章：用 apt 安装软件包，然后重新启动。")).collect();
+    store_all(&app, &chinese.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let store = app.owner().await;
+    let collection = store.collection(TenantId::DEFAULT, "default").await.unwrap();
+    let knows = async |text| {
+        let vector = vec![1.0; collection.space.dimension];
+        let query = LexicalQuery {
+            tenant: TenantId::DEFAULT,
+            collection: &collection,
+            text,
+            vector,
+            k: 5,
+            filter: None,
+        };
+        let matches = store.lexical_matches(query).await.unwrap().unwrap();
+        assert!(!matches.passages.is_empty(), "{text}");
+        matches.same_language
+    };
+    assert!(knows("如何安装软件包？").await);
+    assert!(!knows("How do I install a package with apt?").await);
+    store_all(&app, &["Packages are installed by apt.", "Then restart the machine with apt."]).await;
+    assert!(knows("How do I install a package with apt?").await);
 }
 
 #[tokio::test]

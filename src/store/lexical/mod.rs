@@ -19,7 +19,7 @@ use super::{
     Collection, Filter, FoundPassage, FromRow, Store, StoreError, TenantId, filter::Parameters, see_tenant,
 };
 use bm25::{B, K1, Statistics, Variant, Weights, rank_steps, weigh};
-use terms::{QueryTerms, configuration, quoted};
+use terms::{QueryTerms, UNSPACED, configuration, quoted};
 
 /// A search for words within one collection.
 #[derive(Debug, Clone)]
@@ -203,6 +203,8 @@ const COUNTS: &str = "
             to_tsvector(('pg_catalog.' || language.name)::regconfig, w.word))) stem (term) ON true
         UNION ALL
         SELECT -s.n, s.term, 0 FROM unnest($5::text[]) WITH ORDINALITY s (term, n)
+        UNION ALL
+        SELECT 0, $8, 0
     )
     SELECT held.held, index.id, index.ready, index.passages, index.words, v.word, v.term,
            coalesce((SELECT passages FROM language WHERE name = $6), 0) AS in_language,
@@ -218,7 +220,8 @@ async fn weights(
     transaction: &Transaction<'_>,
     query: &LexicalQuery<'_>,
 ) -> Result<Option<(Index, Weights)>, StoreError> {
-    let QueryTerms { words, signs } = QueryTerms::of(query.text, MAX_COUNTED);
+    let QueryTerms { words, signs, is_unspaced } = QueryTerms::of(query.text, MAX_COUNTED);
+    let language = configuration(query.text);
     let rows = transaction
         .query_typed(
             COUNTS,
@@ -228,8 +231,9 @@ async fn weights(
                 (&query.collection.space.id, Type::TEXT),
                 (&words, Type::TEXT_ARRAY),
                 (&signs, Type::TEXT_ARRAY),
-                (&configuration(query.text), Type::TEXT),
+                (&language, Type::TEXT),
                 (&query.collection.readable(), Type::TEXT_ARRAY),
+                (&UNSPACED, Type::TEXT),
             ],
         )
         .await?;
@@ -240,13 +244,21 @@ async fn weights(
         return Ok(None);
     };
     let statistics = Statistics { passages: first.get("passages"), words: first.get("words") };
-    let variants = rows.iter().filter_map(|row| {
-        row.get::<_, Option<i64>>("word").map(|word| Variant {
-            word,
-            term: row.get("term"),
-            passages: row.get("with_term"),
-        })
-    });
-    let index = Index { id, statistics, in_language: first.get("in_language") };
-    Ok(Some((index, weigh(statistics, &variants.collect::<Vec<_>>()))))
+    let (mut unspaced, mut variants) = (0, Vec::new());
+    for row in &rows {
+        let passages = row.get("with_term");
+        match row.get::<_, Option<i64>>("word") {
+            Some(0) => unspaced = passages,
+            Some(word) => variants.push(Variant { word, term: row.get("term"), passages }),
+            None => {}
+        }
+    }
+    let in_language = match (is_unspaced, language) {
+        (true, _) => unspaced,
+        // Which also stems the Latin words of those.
+        (false, "english") => first.get::<_, i64>("in_language") - unspaced,
+        (false, _) => first.get("in_language"),
+    };
+    let index = Index { id, statistics, in_language };
+    Ok(Some((index, weigh(statistics, &variants))))
 }

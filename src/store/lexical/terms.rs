@@ -13,6 +13,10 @@ const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Longer ones are no words, but data.
 const MAX_WORD_BYTES: usize = 255;
 
+/// A term of passages in scripts without spaces, which no text has: PostgreSQL's configurations
+/// do not tell them from English.
+pub(super) const UNSPACED: &str = "#unspaced";
+
 /// A passage's terms, for PostgreSQL to stem and join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PassageTerms {
@@ -33,6 +37,8 @@ pub(super) struct QueryTerms {
     pub words: Vec<String>,
     /// Terms as they are.
     pub signs: Vec<String>,
+    /// Whether most of it is in scripts without spaces.
+    pub is_unspaced: bool,
 }
 
 impl PassageTerms {
@@ -52,7 +58,10 @@ impl PassageTerms {
                 }
             }
         }
-        let pairs: usize = runs.iter().map(|run| run.len().saturating_sub(1).max(1)).sum();
+        let pairs = pairs(&runs);
+        if pairs > words.len() {
+            signs.push_str(&quoted(UNSPACED));
+        }
         Self {
             language: configuration(&text),
             length: i32::try_from(words.len() + pairs).unwrap_or(i32::MAX),
@@ -66,6 +75,7 @@ impl QueryTerms {
     /// The different terms of a query, in its order, `most` of them.
     pub(super) fn of(query: &str, most: usize) -> Self {
         let Pieces { words, runs } = Pieces::of(shortened(query));
+        let is_unspaced = pairs(&runs) > words.len();
         let mut signs = Vec::new();
         for run in runs {
             match run.as_slice() {
@@ -73,11 +83,16 @@ impl QueryTerms {
                 run => signs.extend(run.windows(2).map(<[String]>::concat)),
             }
         }
-        let mut terms = Self { words: distinct(words), signs: distinct(signs) };
+        let mut terms = Self { words: distinct(words), signs: distinct(signs), is_unspaced };
         terms.words.truncate(most);
         terms.signs.truncate(most);
         terms
     }
+}
+
+/// How many terms a text has of scripts without spaces.
+fn pairs(runs: &[Vec<String>]) -> usize {
+    runs.iter().map(|run| run.len().saturating_sub(1).max(1)).sum()
 }
 
 /// A text taken apart.
