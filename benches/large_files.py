@@ -13,6 +13,7 @@ import io
 import json
 import random
 import re
+import select
 import socket
 import sys
 import tempfile
@@ -224,7 +225,7 @@ def refused(process, address, _):
             if "chunked" in length:
                 client.sendall(b"%x\r\n" % len(part) + part + b"\r\n")
                 try:
-                    while sent < size:
+                    while sent < size and not select.select([client], [], [], 0)[0]:
                         client.sendall(b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
                         sent += 0x10000
                 except OSError:

@@ -153,7 +153,8 @@ impl Bench {
 
 const ARRIVED: &str = "CREATE TEMPORARY TABLE arrived (id uuid, ordinal int, content text, embedding vector,
     embedded_hash bytea) ON COMMIT DROP";
-const PASSAGES: &str = "INSERT INTO passages (id, tenant_id, collection_id, space_id, document_id, metadata, ordinal,
+const PASSAGES: &str =
+    "INSERT INTO passages (id, tenant_id, collection_id, space_id, document_id, metadata, ordinal,
         content, embedding, embedded_hash)
     SELECT id, $1, $2, 'bench', $3, '{}', ordinal, content, embedding, embedded_hash";
 const TERMS: &str = "INSERT INTO passage_terms (passage_id, tenant_id, index_id, language, words, terms)

@@ -79,7 +79,8 @@ impl Embedder for Staged {
             if texts.iter().any(|text| text.contains(REFUSED)) {
                 return Err(ModelError::Unfit { model: "m".into(), reason: "a text is too long".into() });
             }
-            self.model.embed(texts, role, lane).await
+            // Beside other work of the machine bulk work could wait for long.
+            self.model.embed(texts, role, Lane::Interactive).await
         })
     }
 }
@@ -329,9 +330,11 @@ async fn a_stopped_replica_leaves_its_work_to_another_at_once() {
     let model = Staged::allowing(1).await;
     let first = TestApp::with(|setup| setup.embedder = Some(Arc::clone(&model) as _)).await;
     let database = (first.database_url.clone(), first.admin_url.clone());
+    let unhindered = Staged::allowing(1000).await;
     let second = TestApp::with(|setup| {
         setup.database = Some(database);
         setup.catalog.jobs.workers = 0;
+        setup.embedder = Some(unhindered as _);
     })
     .await;
     let location = accepted(&first, "/api/v1/documents/async", &documents(4 * TOGETHER)).await;
@@ -404,6 +407,33 @@ async fn a_task_that_fails_tells_what_it_had_stored() {
     assert_eq!(failed["status"], "failed", "{failed}");
     assert!(failed["error"].as_str().unwrap().contains("rooms"), "{failed}");
     assert_eq!(stored_titles(&failed, "created"), titles(128));
+}
+
+#[tokio::test]
+async fn what_stands_twice_in_a_task_or_is_stored_is_stored_as_one_after_the_other() {
+    let app = TestApp::start().await;
+    let outcomes = async |documents: Value| {
+        let body = json!({ "documents": documents });
+        let ended = ended(&app, &accepted(&app, "/api/v1/documents/async", &body).await).await;
+        let documents = ended["result"]["documents"].as_array().unwrap_or_else(|| panic!("{ended}")).clone();
+        let outcome = |document: &Value| {
+            (document["status"].as_str().unwrap().to_owned(), document["version"].as_i64().unwrap())
+        };
+        documents.iter().map(outcome).collect::<Vec<_>>()
+    };
+    let named = |name: &str, content: &str| json!({"external_id": name, "content": content});
+    let unnamed = |content: &str| json!({"content": content});
+    let (created, updated, unchanged) =
+        (("created".into(), 1), ("updated".into(), 2), ("unchanged".into(), 1));
+    let same_name = json!([named("a", "The pier opens at six."), named("a", "The pier opens at seven.")]);
+    assert_eq!(outcomes(same_name).await, [created.clone(), updated.clone()]);
+    let same_content = json!([named("b", "The ferry is blue."), unnamed("The ferry is blue.")]);
+    assert_eq!(outcomes(same_content).await, [created.clone(), unchanged.clone()]);
+    let apart = json!([unnamed("The bell is old."), named("c", "The bell is old."), unnamed("No bell.")]);
+    assert_eq!(outcomes(apart).await, [created.clone(), created.clone(), created.clone()]);
+    let mixed = json!([unnamed("No bell."), unnamed("A new bell."), named("b", "The ferry is red.")]);
+    assert_eq!(outcomes(mixed).await, [unchanged, created, updated]);
+    assert_eq!(stored(&app).await, 6);
 }
 
 #[tokio::test]

@@ -306,8 +306,7 @@ impl Store {
             .await?;
         if let (Some(document), None) = (document, there) {
             let metadata = document.get("metadata");
-            let owner =
-                PassageOwner { document: text.id, title: text.title.as_deref(), metadata: &metadata };
+            let owner = PassageOwner { document: text.id, title: text.title.as_deref(), metadata: &metadata };
             let rows: Vec<_> = owner.rows(passages).collect();
             let place = PassagePlace { tenant, collection, space };
             self.insert_passages(&transaction, place, &rows).await?;

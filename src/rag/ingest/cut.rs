@@ -49,8 +49,8 @@ pub(super) struct CutPassage {
 pub(super) enum Reading {
     /// The document had it before.
     Known,
-    /// It is still to be computed, from this text.
-    Missing(String),
+    /// It is still to be computed, of the passage under this.
+    Missing { context: Option<Arc<str>> },
     /// The model read so many tokens for it.
     Done { tokens: usize },
 }
@@ -68,14 +68,14 @@ impl CutDocument {
 impl CutSet {
     /// Passages that are still to be embedded.
     pub fn missing(&self) -> usize {
-        self.passages.iter().filter(|passage| passage.missing().is_some()).count()
+        self.passages.iter().filter(|passage| passage.is_missing()).count()
     }
 
     /// What is stored of it, with what the model read for it.
     pub fn finished(self) -> (PassageSet, Tokens) {
         let read = self.passages.iter().filter_map(|passage| match passage.reading {
             Reading::Done { tokens } => Some(tokens),
-            Reading::Known | Reading::Missing(_) => None,
+            Reading::Known | Reading::Missing { .. } => None,
         });
         let (embedded, tokens) = read.fold((0, 0), |(count, sum), tokens| (count + 1, sum + tokens));
         let passages = self.passages.into_iter().map(|cut| cut.passage).collect();
@@ -184,7 +184,8 @@ impl Rag {
             let cuts = Earlier::new(earlier.iter().map(|passage| passage.content.as_str()));
             let chunks = chunk_again(&text, format, limits, &cuts, &|text| counter.count_tokens(text));
             let known = known_vectors(counter.as_ref(), earlier);
-            let passage = |chunk| CutPassage::new(counter.as_ref(), title.as_deref(), chunk, &known);
+            let title = title.and_then(|title| fitting(counter.as_ref(), &title));
+            let passage = |chunk| CutPassage::new(counter.as_ref(), title.as_ref(), chunk, &known);
             chunks.into_iter().map(passage).collect()
         });
         Ok(passages.await?)
@@ -197,12 +198,16 @@ pub(super) fn left_to_reembedding(error: &RagError, space: &EmbeddingSpace) {
 }
 
 impl CutPassage {
-    fn new(embedder: &dyn Embedder, title: Option<&str>, chunk: Chunk, known: &KnownVectors) -> Self {
-        let text = with_context(embedder, chunk.heading.as_deref().or(title), &chunk.text);
-        let hash: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    /// `title` is that of the document, where it is embedded with its passages.
+    fn new(embedder: &dyn Embedder, title: Option<&Arc<str>>, chunk: Chunk, known: &KnownVectors) -> Self {
+        let context = match &chunk.heading {
+            Some(heading) => fitting(embedder, heading),
+            None => title.cloned(),
+        };
+        let hash = hash_of(&with_context(context.as_deref(), &chunk.text));
         let (vector, reading) = match known.get(&hash) {
             Some(vector) => (vector.clone(), Reading::Known),
-            None => (Vec::new(), Reading::Missing(text)),
+            None => (Vec::new(), Reading::Missing { context }),
         };
         let passage =
             NewPassage { heading: chunk.place, content: chunk.text, vector, embedded_hash: Some(hash) };
@@ -210,11 +215,15 @@ impl CutPassage {
     }
 
     /// The text that its vector is to be of, as long as it has none.
-    pub fn missing(&self) -> Option<&str> {
+    pub fn missing(&self) -> Option<String> {
         match &self.reading {
-            Reading::Missing(text) => Some(text),
+            Reading::Missing { context } => Some(with_context(context.as_deref(), &self.passage.content)),
             Reading::Known | Reading::Done { .. } => None,
         }
+    }
+
+    pub fn is_missing(&self) -> bool {
+        matches!(self.reading, Reading::Missing { .. })
     }
 }
 
@@ -223,7 +232,8 @@ fn known_vectors(embedder: &dyn Embedder, earlier: Vec<EarlierPassage>) -> Known
     let known = earlier.into_iter().map(|passage| {
         let hash = passage.embedded_hash.and_then(|hash| hash.try_into().ok()).unwrap_or_else(|| {
             let context = passage.heading.as_deref().or(passage.title.as_deref());
-            Sha256::digest(with_context(embedder, context, &passage.content).as_bytes()).into()
+            let context = context.and_then(|context| fitting(embedder, context));
+            hash_of(&with_context(context.as_deref(), &passage.content))
         });
         (hash, passage.vector)
     });
@@ -231,11 +241,15 @@ fn known_vectors(embedder: &dyn Embedder, earlier: Vec<EarlierPassage>) -> Known
 }
 
 /// A passage is embedded together with what it stands under: "It costs 3 €" alone is about nothing.
-///
-/// Where that is long it is left out: the model would not read the passage's end.
-fn with_context(embedder: &dyn Embedder, context: Option<&str>, text: &str) -> String {
-    match context {
-        Some(context) if embedder.count_tokens(context) <= CONTEXT_TOKENS => format!("{context}\n{text}"),
-        _ => text.to_owned(),
-    }
+fn with_context(context: Option<&str>, text: &str) -> String {
+    context.map_or_else(|| text.to_owned(), |context| format!("{context}\n{text}"))
+}
+
+/// What a passage stands under, unless it is so long that the model would not read the passage's end.
+fn fitting(embedder: &dyn Embedder, context: &str) -> Option<Arc<str>> {
+    (embedder.count_tokens(context) <= CONTEXT_TOKENS).then(|| context.into())
+}
+
+fn hash_of(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
 }

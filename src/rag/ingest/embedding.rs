@@ -93,7 +93,7 @@ async fn embed_missing(documents: &mut [CutDocument]) -> Result<(), RagError> {
                 passages: Vec::new(),
             });
             missing.live |= *space == *live;
-            missing.passages.extend(passages.iter_mut().filter(|passage| passage.missing().is_some()));
+            missing.passages.extend(passages.iter_mut().filter(|passage| passage.is_missing()));
         }
     }
     for Missing { embedder, space, live, passages } in spaces.into_values() {
@@ -112,7 +112,8 @@ async fn embed_all(embedder: &Arc<dyn Embedder>, mut passages: Vec<&mut CutPassa
 }
 
 async fn embed_batch(embedder: &dyn Embedder, batch: &mut [&mut CutPassage]) -> Result<(), RagError> {
-    let texts: Vec<String> = batch.iter().filter_map(|passage| passage.missing().map(str::to_owned)).collect();
+    let texts: Vec<String> =
+        batch.iter().filter_map(|passage| passage.missing()).collect();
     let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
     let dimension = embedder.space().dimension;
     if let Some(vector) = embeddings.vectors.iter().find(|vector| vector.len() != dimension) {

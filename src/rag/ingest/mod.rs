@@ -126,7 +126,9 @@ impl Rag {
         prepared: &[&Prepared],
         first: &DocumentStep<'_>,
     ) -> Result<bool, RagError> {
-        let Some(collection) = prepared.first().map(|prepared| &prepared.collection) else { return Ok(false) };
+        let Some(collection) = prepared.first().map(|prepared| &prepared.collection) else {
+            return Ok(false);
+        };
         let documents: Vec<_> = prepared.iter().map(|one| (&one.document, one.sets.as_slice())).collect();
         let stored = self.store.save_new_documents(caller.tenant, collection, &documents, first).await?;
         if stored {

@@ -16,7 +16,9 @@ use crate::{
         extract::ExtractError,
         ingest::{CutDocument, EMBED_BATCH, Ingested, Prepared, SourceFile},
     },
-    store::{ClaimedJob, DocumentStep, ExpectedVersion, JobStep, NewDocument, SaveOutcome, Saved, StoreError},
+    store::{
+        ClaimedJob, DocumentStep, ExpectedVersion, JobStep, NewDocument, SaveOutcome, Saved, StoreError,
+    },
 };
 
 /// Documents for one collection.
@@ -40,7 +42,7 @@ pub struct StoredFile {
 }
 
 /// A document of a job, as far as it has come.
-struct Step<T> {
+struct Item<T> {
     position: i64,
     name: Option<String>,
     done: Result<T, RagError>,
@@ -170,8 +172,12 @@ impl Rag {
         caller: Caller,
         collection: Option<&str>,
         files: impl Iterator<Item = (StoredFile, i64)>,
-        groups: mpsc::Sender<Vec<Step<CutDocument>>>,
+        groups: mpsc::Sender<Vec<Item<CutDocument>>>,
     ) -> Result<(), RagError> {
+        let mut files = files.peekable();
+        if files.peek().is_none() {
+            return Ok(());
+        }
         let (mut group, mut passages) = (Vec::new(), 0);
         let mut filled = self.collection_to_fill(caller.tenant, collection).await?;
         for (file, position) in files {
@@ -186,23 +192,23 @@ impl Rag {
                 filled = self.collection_to_fill(caller.tenant, collection).await?;
             }
             passages += missing;
-            group.push(Step { position, name, done });
+            group.push(Item { position, name, done });
         }
         // Nobody takes it where storing has failed.
         let _ = groups.send(group).await;
         Ok(())
     }
 
-    async fn embed_group(&self, group: Vec<Step<CutDocument>>) -> Vec<Step<Prepared>> {
+    async fn embed_group(&self, group: Vec<Item<CutDocument>>) -> Vec<Item<Prepared>> {
         let (mut documents, mut steps) = (Vec::new(), Vec::new());
-        for Step { position, name, done } in group {
+        for Item { position, name, done } in group {
             let refused = done.map(|document| documents.push(document)).err();
             steps.push((position, name, refused));
         }
         let mut embedded = self.embed_together(documents).await.into_iter();
         let step = |(position, name, refused): (i64, Option<String>, Option<RagError>)| {
             let done = refused.map_or_else(|| embedded.next(), |error| Some(Err(error)))?;
-            Some(Step { position, name, done })
+            Some(Item { position, name, done })
         };
         steps.into_iter().map_while(step).collect()
     }
@@ -212,7 +218,7 @@ impl Rag {
         &self,
         job: &ClaimedJob,
         collection: Option<&str>,
-        group: Vec<Step<Prepared>>,
+        group: Vec<Item<Prepared>>,
     ) -> Result<(), RagError> {
         let prepared: Vec<&Prepared> = group.iter().filter_map(|step| step.done.as_ref().ok()).collect();
         if let (Some(first), true) = (group.first(), prepared.len() == group.len()) {
@@ -233,9 +239,9 @@ impl Rag {
         &self,
         job: &ClaimedJob,
         collection: Option<&str>,
-        document: Step<Prepared>,
+        document: Item<Prepared>,
     ) -> Result<(), RagError> {
-        let Step { position, name, done } = document;
+        let Item { position, name, done } = document;
         let step = document_step(job, position);
         let stored = match done {
             Ok(prepared) => self.store_prepared(caller_of(job), collection, prepared, Some(&step)).await,

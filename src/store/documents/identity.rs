@@ -123,16 +123,15 @@ pub(super) async fn lock_identities(
     Ok(())
 }
 
-/// Whether documents are as many and expect nothing of what is stored.
+/// Whether none of the documents would replace or be another of them, or expects a version.
 pub(super) fn are_apart(documents: &[&NewDocument]) -> bool {
     let (mut names, mut contents, mut files) = (HashSet::new(), HashSet::new(), HashSet::new());
     documents.iter().all(|document| {
+        let new_content = contents.insert(&document.content_hash);
+        let new_file = document.file_hash.as_ref().is_none_or(|hash| files.insert(hash));
         let is_new = match &document.external_id {
             Some(name) => names.insert(name),
-            None => {
-                contents.insert(&document.content_hash)
-                    && document.file_hash.as_ref().is_none_or(|hash| files.insert(hash))
-            }
+            None => new_content && new_file,
         };
         is_new && document.expected == ExpectedVersion::Anything
     })

@@ -132,6 +132,7 @@ async fn record(
     let outcomes = documents.iter().zip(saved).map(|(document, saved)| (first.outcome)(document, saved));
     let outcomes: Vec<Vec<u8>> = outcomes.collect();
     let step = |(outcome, position)| JobStep { position, done: position + 1, total: first.total, outcome };
-    let steps: Vec<JobStep<'_>> = outcomes.iter().map(Vec::as_slice).zip(first.position..).map(step).collect();
+    let steps: Vec<JobStep<'_>> =
+        outcomes.iter().map(Vec::as_slice).zip(first.position..).map(step).collect();
     record_steps(transaction, first.lease, &steps).await
 }
