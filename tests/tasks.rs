@@ -16,6 +16,9 @@ use uuid::Uuid;
 
 use crate::harness::{self, TestApp, eventually, execute, good, problem};
 
+/// A text that [`Staged`] does not take.
+const REFUSED: &str = "longer than the model reads";
+
 /// all-MiniLM-L6-v2, but it works only as often as it is allowed to, and fails when it is told to.
 struct Staged {
     model: Arc<dyn Embedder>,
@@ -73,7 +76,11 @@ impl Embedder for Staged {
             if let Some(failure) = self.failures.lock().unwrap().pop() {
                 return Err(failure);
             }
-            self.model.embed(texts, role, lane).await
+            if texts.iter().any(|text| text.contains(REFUSED)) {
+                return Err(ModelError::Unfit { model: "m".into(), reason: "a text is too long".into() });
+            }
+            // Beside other work of the machine bulk work could wait for long.
+            self.model.embed(texts, role, Lane::Interactive).await
         })
     }
 }
@@ -123,6 +130,9 @@ async fn ended(app: &TestApp, location: &str) -> Value {
     eventually("the task ends", async || task(app, location).await["status"] != "processing").await;
     task(app, location).await
 }
+
+/// Documents of one passage that are embedded in one call.
+const TOGETHER: usize = 64;
 
 fn documents(count: usize) -> Value {
     let documents: Vec<Value> = (0..count)
@@ -255,19 +265,19 @@ async fn a_cancelled_task_stores_nothing_more_and_tells_what_it_stored() {
     let model = Staged::allowing(2).await;
     let app = without_workers(Arc::clone(&model)).await;
     let _worker = worker(&app);
-    let location = accepted(&app, "/api/v1/documents/async", &documents(5)).await;
+    let location = accepted(&app, "/api/v1/documents/async", &documents(5 * TOGETHER)).await;
     model.reached().await;
-    done(&app, &location, 2).await;
-    assert_eq!(task(&app, &location).await["progress"], json!({"done": 2, "total": 5}));
+    done(&app, &location, 128).await;
+    assert_eq!(task(&app, &location).await["progress"], json!({"done": 128, "total": 320}));
     assert_eq!(good(app.delete(&location).send().await.unwrap()).await["status"], "cancelled");
-    // The worker, in the midst of the third document, may go on now, and must not get far.
+    // The worker, in the midst of the next documents, may go on now, and must not get far.
     model.open();
     let next = accepted(&app, "/api/v1/embed/async", &json!({"texts": ["a"]})).await;
     assert_eq!(ended(&app, &next).await["status"], "succeeded", "the worker is stuck");
     let cancelled = task(&app, &location).await;
     assert_eq!(cancelled["status"], "cancelled");
-    assert_eq!(stored_titles(&cancelled, "created"), titles(2));
-    assert_eq!(stored(&app).await, 2, "a cancelled task has gone on");
+    assert_eq!(stored_titles(&cancelled, "created"), titles(128));
+    assert_eq!(stored(&app).await, 128, "a cancelled task has gone on");
     // Again: it stays as it is.
     assert_eq!(good(app.delete(&location).send().await.unwrap()).await["status"], "cancelled");
 }
@@ -276,10 +286,10 @@ async fn a_cancelled_task_stores_nothing_more_and_tells_what_it_stored() {
 async fn a_worker_killed_in_the_midst_loses_nothing_and_repeats_nothing() {
     let model = Staged::allowing(2).await;
     let app = without_workers(Arc::clone(&model)).await;
-    let location = accepted(&app, "/api/v1/documents/async", &documents(6)).await;
-    for allowed in [2, 4] {
+    let location = accepted(&app, "/api/v1/documents/async", &documents(6 * TOGETHER)).await;
+    for stored in [128, 256] {
         let killed = worker(&app);
-        done(&app, &location, allowed).await;
+        done(&app, &location, stored).await;
         crash(killed).await;
         execute(&app.admin_url, "UPDATE jobs SET due_at = now()").await;
         model.allowed.add_permits(2);
@@ -288,8 +298,8 @@ async fn a_worker_killed_in_the_midst_loses_nothing_and_repeats_nothing() {
     let _worker = worker(&app);
     let done = ended(&app, &location).await;
     assert_eq!(done["status"], "succeeded", "{done}");
-    assert_eq!(stored_titles(&done, "created"), titles(6));
-    assert_eq!(stored(&app).await, 6);
+    assert_eq!(stored_titles(&done, "created"), titles(6 * TOGETHER));
+    assert_eq!(stored(&app).await, 384);
 }
 
 #[tokio::test]
@@ -320,18 +330,20 @@ async fn a_stopped_replica_leaves_its_work_to_another_at_once() {
     let model = Staged::allowing(1).await;
     let first = TestApp::with(|setup| setup.embedder = Some(Arc::clone(&model) as _)).await;
     let database = (first.database_url.clone(), first.admin_url.clone());
+    let unhindered = Staged::allowing(1000).await;
     let second = TestApp::with(|setup| {
         setup.database = Some(database);
         setup.catalog.jobs.workers = 0;
+        setup.embedder = Some(unhindered as _);
     })
     .await;
-    let location = accepted(&first, "/api/v1/documents/async", &documents(4)).await;
+    let location = accepted(&first, "/api/v1/documents/async", &documents(4 * TOGETHER)).await;
     model.reached().await;
     first.stop().await;
     // No lease, of half a minute, has to run out before.
     let _worker = worker(&second);
     let done = ended(&second, &location).await;
-    assert_eq!(stored_titles(&done, "created"), titles(4));
+    assert_eq!(stored_titles(&done, "created"), titles(4 * TOGETHER));
 }
 
 #[tokio::test]
@@ -343,7 +355,7 @@ async fn an_outage_of_the_database_only_delays_a_task() {
         setup.catalog.jobs.lease_ms = 1500;
     })
     .await;
-    let location = accepted(&app, "/api/v1/documents/async", &documents(4)).await;
+    let location = accepted(&app, "/api/v1/documents/async", &documents(4 * TOGETHER)).await;
     model.reached().await;
     let proxy = app.proxy.as_ref().unwrap();
     proxy.cut();
@@ -356,8 +368,8 @@ async fn an_outage_of_the_database_only_delays_a_task() {
         .await;
     let done = ended(&app, &location).await;
     assert_eq!(done["status"], "succeeded", "{done}");
-    assert_eq!(stored_titles(&done, "created"), titles(4));
-    assert_eq!(stored(&app).await, 4);
+    assert_eq!(stored_titles(&done, "created"), titles(4 * TOGETHER));
+    assert_eq!(stored(&app).await, 256);
 }
 
 #[tokio::test]
@@ -385,14 +397,56 @@ async fn a_task_that_fails_tells_what_it_had_stored() {
     let app = without_workers(Arc::clone(&model)).await;
     let _worker = worker(&app);
     good(app.post("/api/v1/collections").json(&json!({"name": "rooms"})).send().await.unwrap()).await;
-    let mut body = documents(4);
+    let mut body = documents(4 * TOGETHER);
     body["collection"] = json!("rooms");
     let location = accepted(&app, "/api/v1/documents/async", &body).await;
-    done(&app, &location, 2).await;
+    done(&app, &location, 128).await;
     app.delete("/api/v1/collections/rooms").send().await.unwrap();
     model.open();
     let failed = ended(&app, &location).await;
     assert_eq!(failed["status"], "failed", "{failed}");
     assert!(failed["error"].as_str().unwrap().contains("rooms"), "{failed}");
-    assert_eq!(stored_titles(&failed, "created"), titles(2));
+    assert_eq!(stored_titles(&failed, "created"), titles(128));
+}
+
+#[tokio::test]
+async fn what_stands_twice_in_a_task_or_is_stored_is_stored_as_one_after_the_other() {
+    let app = TestApp::start().await;
+    let outcomes = async |documents: Value| {
+        let body = json!({ "documents": documents });
+        let ended = ended(&app, &accepted(&app, "/api/v1/documents/async", &body).await).await;
+        let documents = ended["result"]["documents"].as_array().unwrap_or_else(|| panic!("{ended}")).clone();
+        let outcome = |document: &Value| {
+            (document["status"].as_str().unwrap().to_owned(), document["version"].as_i64().unwrap())
+        };
+        documents.iter().map(outcome).collect::<Vec<_>>()
+    };
+    let named = |name: &str, content: &str| json!({"external_id": name, "content": content});
+    let unnamed = |content: &str| json!({"content": content});
+    let (created, updated, unchanged) =
+        (("created".into(), 1), ("updated".into(), 2), ("unchanged".into(), 1));
+    let same_name = json!([named("a", "The pier opens at six."), named("a", "The pier opens at seven.")]);
+    assert_eq!(outcomes(same_name).await, [created.clone(), updated.clone()]);
+    let same_content = json!([named("b", "The ferry is blue."), unnamed("The ferry is blue.")]);
+    assert_eq!(outcomes(same_content).await, [created.clone(), unchanged.clone()]);
+    let apart = json!([unnamed("The bell is old."), named("c", "The bell is old."), unnamed("No bell.")]);
+    assert_eq!(outcomes(apart).await, [created.clone(), created.clone(), created.clone()]);
+    let mixed = json!([unnamed("No bell."), unnamed("A new bell."), named("b", "The ferry is red.")]);
+    assert_eq!(outcomes(mixed).await, [unchanged, created, updated]);
+    assert_eq!(stored(&app).await, 6);
+}
+
+#[tokio::test]
+async fn a_document_that_the_model_refuses_fails_alone() {
+    let model = Staged::allowing(1000).await;
+    let app = without_workers(Arc::clone(&model)).await;
+    let _worker = worker(&app);
+    let mut body = documents(4);
+    body["documents"][1]["content"] = json!(REFUSED);
+    let ended = ended(&app, &accepted(&app, "/api/v1/documents/async", &body).await).await;
+    assert_eq!((&ended["status"], &ended["progress"]["done"]), (&json!("succeeded"), &json!(4)), "{ended}");
+    assert_eq!(stored_titles(&ended, "created"), ["Room 0", "Room 2", "Room 3"]);
+    let failed = &ended["result"]["failed"];
+    assert_eq!((&failed[0]["index"], &failed[0]["code"]), (&json!(1), &json!("unfit_for_model")), "{ended}");
+    assert!(failed[0]["detail"].as_str().unwrap().contains("too long"), "{ended}");
 }

@@ -266,6 +266,7 @@ impl DocumentFault {
             DocumentFault::Invalid => "invalid_request",
             DocumentFault::UnsupportedFormat => "unsupported_format",
             DocumentFault::Unreadable => "unreadable_document",
+            DocumentFault::Unfit => "unfit_for_model",
         }
     }
 }

@@ -178,20 +178,34 @@ pub(super) async fn record_step(
     lease: &Lease,
     step: JobStep<'_>,
 ) -> Result<(), StoreError> {
+    record_steps(transaction, lease, &[step]).await
+}
+
+/// [`record_step`] for several pieces; the last says how far the job is with them.
+pub(super) async fn record_steps(
+    transaction: &Transaction<'_>,
+    lease: &Lease,
+    steps: &[JobStep<'_>],
+) -> Result<(), StoreError> {
+    let Some(last) = steps.last() else { return Ok(()) };
     // What moves on is not hopeless: attempts count from the last progress.
     let statement = format!(
         "WITH held AS (
              UPDATE jobs SET done = $4, total = $5, attempts = 1, updated_at = now() WHERE {HELD} RETURNING id, tenant_id
          ), step AS (
-             INSERT INTO job_steps (job_id, tenant_id, position, outcome) SELECT id, tenant_id, $6, $7 FROM held
+             INSERT INTO job_steps (job_id, tenant_id, position, outcome)
+             SELECT id, tenant_id, position, outcome
+             FROM held, unnest($6::bigint[], $7::bytea[]) AS new (position, outcome)
              ON CONFLICT (job_id, position) DO NOTHING
          ) SELECT FROM held"
     );
+    let positions: Vec<i64> = steps.iter().map(|step| step.position).collect();
+    let outcomes: Vec<&[u8]> = steps.iter().map(|step| step.outcome).collect();
     let parameters: [Parameter; 4] = [
-        (&step.done, Type::INT8),
-        (&step.total, Type::INT8),
-        (&step.position, Type::INT8),
-        (&step.outcome, Type::BYTEA),
+        (&last.done, Type::INT8),
+        (&last.total, Type::INT8),
+        (&positions, Type::INT8_ARRAY),
+        (&outcomes, Type::BYTEA_ARRAY),
     ];
     let all = [fence(lease).as_slice(), &parameters].concat();
     match transaction.query_typed_opt(&statement, &all).await? {

@@ -31,7 +31,7 @@ pub use audit::{AuditEntry, DONE, NewAuditEntry};
 pub use collections::Collection;
 pub use documents::{
     Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, DocumentVersion, EarlierPassage,
-    ExpectedVersion, NewDocument, NewPassage, PassageSet, SaveOutcome, Saved,
+    ExpectedVersion, NewDocument, NewPassage, PassageSet, SaveOutcome, Saved, Standing,
 };
 pub use feedback::{NewAnswer, QuotedPassage, RatedAnswer, Rating};
 pub use filter::{Comparison, Filter};

@@ -10,7 +10,10 @@ use std::time::Duration;
 use tokio_postgres::{Row, Transaction, types::Type};
 use uuid::Uuid;
 
-use super::{Collection, FromRow, NewPassage, Store, StoreError, TenantId};
+use super::{
+    Collection, FromRow, NewPassage, Store, StoreError, TenantId,
+    documents::{PassageOwner, PassagePlace},
+};
 use crate::config::EmbeddingSpace;
 
 /// The space that a collection holds beside the one that searches read.
@@ -303,14 +306,10 @@ impl Store {
             .await?;
         if let (Some(document), None) = (document, there) {
             let metadata = document.get("metadata");
-            let place = super::documents::PassagePlace {
-                tenant,
-                collection,
-                space,
-                document: text.id,
-                title: text.title.as_deref(),
-            };
-            self.insert_passages(&transaction, place, &metadata, passages).await?;
+            let owner = PassageOwner { document: text.id, title: text.title.as_deref(), metadata: &metadata };
+            let rows: Vec<_> = owner.rows(passages).collect();
+            let place = PassagePlace { tenant, collection, space };
+            self.insert_passages(&transaction, place, &rows).await?;
         }
         transaction.commit().await?;
         drop(connection);

@@ -2,7 +2,8 @@
 
 from drill import deployment, expect, good, kill, wait_for
 
-KILLS, DOCUMENTS = 20, 400
+# So long that some of them make a step: it stores what is embedded in one call.
+KILLS, DOCUMENTS, SENTENCES = 20, 1000, 60
 # A lease that runs out soon: the drill would wait 30 s for it after each kill.
 SETTINGS = (("lease_ms = 30_000", "lease_ms = 1_000"), ("poll_ms = 2_000", "poll_ms = 200"), ("retry_ms = 5_000", "retry_ms = 200"))
 
@@ -10,7 +11,8 @@ SETTINGS = (("lease_ms = 30_000", "lease_ms = 1_000"), ("poll_ms = 2_000", "poll
 def main() -> None:
     with deployment(gateways=1, settings=SETTINGS) as served:
         url = served.urls[0]
-        documents = [{"content": f"Ferry number {n} sails at noon.", "external_id": f"ferry-{n}"} for n in range(DOCUMENTS)]
+        text = lambda n: " ".join(f"Ferry number {n} sails at noon from pier {pier}." for pier in range(SENTENCES))
+        documents = [{"content": text(n), "external_id": f"ferry-{n}"} for n in range(DOCUMENTS)]
         task = good(url, "/api/v1/documents/async", {"documents": documents})["task_id"]
         stored = lambda: int(served.postgres.ask("SELECT count(*) FROM documents"))
         kills = 0
@@ -29,11 +31,12 @@ def main() -> None:
         passages = int(served.postgres.ask("SELECT count(*) FROM passages"))
         print(f"killed {KILLS} times, {kills} of them before all documents were stored; the task: {ended['status']}, {ended['progress']}")
         print(f"documents: {len(ids)} of {DOCUMENTS}, most often stored: {max(ids.values())} times; passages: {passages}")
+        told = sum(document["passages"] for document in ended["result"]["documents"])
         reported = {document["status"] for document in ended["result"]["documents"]}
         print(f"reported for {len(ended['result']['documents'])} documents: {', '.join(sorted(reported))}")
         expect(kills == KILLS, "the documents were all stored before the last kill")
         expect(ended["status"] == "succeeded", "the task did not succeed")
-        expect(len(ids) == passages == DOCUMENTS and max(ids.values()) == 1, "documents are missing or twice there")
+        expect(len(ids) == DOCUMENTS and passages == told and max(ids.values()) == 1, "documents are missing or twice there")
 
 
 main()

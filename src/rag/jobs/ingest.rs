@@ -1,6 +1,8 @@
 //! The job that stores documents.
 
-use futures_util::future::try_join;
+use std::pin::pin;
+
+use futures_util::{StreamExt, future::try_join3, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -8,16 +10,16 @@ use uuid::Uuid;
 
 use super::{Work, caller_of, from_stored, to_stored};
 use crate::{
+    models::ModelError,
     rag::{
         Caller, Rag, RagError,
         extract::ExtractError,
-        ingest::{Ingested, Prepared, SourceFile},
+        ingest::{CutDocument, EMBED_BATCH, Ingested, Prepared, SourceFile},
     },
-    store::{ClaimedJob, DocumentStep, ExpectedVersion, JobStep, NewDocument, SaveOutcome, Saved},
+    store::{
+        ClaimedJob, DocumentStep, ExpectedVersion, JobStep, NewDocument, SaveOutcome, Saved, StoreError,
+    },
 };
-
-/// Documents of a job that wait, embedded, to be stored.
-const AHEAD: usize = 2;
 
 /// Documents for one collection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +39,13 @@ pub struct StoredFile {
     external_id: Option<String>,
     #[serde(default)]
     metadata: Value,
+}
+
+/// A document of a job, as far as it has come.
+struct Item<T> {
+    position: i64,
+    name: Option<String>,
+    done: Result<T, RagError>,
 }
 
 /// What became of one document.
@@ -61,6 +70,8 @@ pub enum DocumentFault {
     UnsupportedFormat,
     /// Empty, binary or damaged.
     Unreadable,
+    /// The model refuses its text.
+    Unfit,
 }
 
 /// [`DocumentOutcome`] as it is stored.
@@ -122,47 +133,117 @@ impl Rag {
         self.enqueue(caller, Work::Ingest(IngestWork { collection: collection.name, documents })).await
     }
 
+    /// Cuts, embeds and stores documents in their order, all three at once: the model works on while
+    /// documents are cut and stored. Whoever goes on after an interruption begins behind the last one
+    /// that is stored.
     pub(super) async fn perform_ingest(
         &self,
         job: &ClaimedJob,
         work: IngestWork,
     ) -> Result<Vec<u8>, RagError> {
-        let caller = caller_of(job);
-        let collection = Some(work.collection.as_str());
+        let (caller, collection) = (caller_of(job), Some(work.collection.as_str()));
         let left = work.documents.into_iter().zip(0i64..).skip(usize::try_from(job.done).unwrap_or(0));
-        // The model works on while documents are stored, one after the other: whoever goes on after an
-        // interruption begins behind the last one.
-        let (ready, mut stored) = mpsc::channel(AHEAD);
-        let prepare = async move {
-            for (file, position) in left {
-                let name = file.name.clone().or_else(|| file.title.clone());
-                let prepared = self.prepare(caller, collection, file.into()).await;
+        let (cut, mut to_embed) = mpsc::channel(1);
+        let (embedded, mut to_store) = mpsc::channel(1);
+        let cutting = self.cut_groups(caller, collection, left, cut);
+        let embedding = async move {
+            let groups = stream::poll_fn(|context| to_embed.poll_recv(context));
+            let mut groups = pin!(groups.map(|group| self.embed_group(group)).buffered(2));
+            while let Some(group) = groups.next().await {
                 // Nobody takes it where storing has failed.
-                if ready.send((position, name, prepared)).await.is_err() {
+                if embedded.send(group).await.is_err() {
                     break;
                 }
             }
             Ok(())
         };
-        let store = async {
-            while let Some((position, name, prepared)) = stored.recv().await {
-                self.ingest_step(job, collection, position, name, prepared).await?;
+        let storing = async {
+            while let Some(group) = to_store.recv().await {
+                self.store_group(job, collection, group).await?;
             }
             Ok(Vec::new())
         };
-        Box::pin(try_join(prepare, store)).await.map(|((), result)| result)
+        Box::pin(try_join3(cutting, embedding, storing)).await.map(|((), (), result)| result)
+    }
+
+    /// Sends documents in groups of as many as are embedded in one call.
+    async fn cut_groups(
+        &self,
+        caller: Caller,
+        collection: Option<&str>,
+        files: impl Iterator<Item = (StoredFile, i64)>,
+        groups: mpsc::Sender<Vec<Item<CutDocument>>>,
+    ) -> Result<(), RagError> {
+        let mut files = files.peekable();
+        if files.peek().is_none() {
+            return Ok(());
+        }
+        let (mut group, mut passages) = (Vec::new(), 0);
+        let mut filled = self.collection_to_fill(caller.tenant, collection).await?;
+        for (file, position) in files {
+            let name = file.name.clone().or_else(|| file.title.clone());
+            let done = self.cut(caller, &filled, file.into()).await;
+            let missing = done.as_ref().map_or(0, CutDocument::missing);
+            if passages + missing > EMBED_BATCH || group.len() == EMBED_BATCH {
+                passages = 0;
+                if groups.send(std::mem::take(&mut group)).await.is_err() {
+                    return Ok(());
+                }
+                filled = self.collection_to_fill(caller.tenant, collection).await?;
+            }
+            passages += missing;
+            group.push(Item { position, name, done });
+        }
+        // Nobody takes it where storing has failed.
+        let _ = groups.send(group).await;
+        Ok(())
+    }
+
+    async fn embed_group(&self, group: Vec<Item<CutDocument>>) -> Vec<Item<Prepared>> {
+        let (mut documents, mut steps) = (Vec::new(), Vec::new());
+        for Item { position, name, done } in group {
+            let refused = done.map(|document| documents.push(document)).err();
+            steps.push((position, name, refused));
+        }
+        let mut embedded = self.embed_together(documents).await.into_iter();
+        let step = |(position, name, refused): (i64, Option<String>, Option<RagError>)| {
+            let done = refused.map_or_else(|| embedded.next(), |error| Some(Err(error)))?;
+            Some(Item { position, name, done })
+        };
+        steps.into_iter().map_while(step).collect()
+    }
+
+    /// In one transaction where all are new, else each in one of its own, so that one that fails fails alone.
+    async fn store_group(
+        &self,
+        job: &ClaimedJob,
+        collection: Option<&str>,
+        group: Vec<Item<Prepared>>,
+    ) -> Result<(), RagError> {
+        let prepared: Vec<&Prepared> = group.iter().filter_map(|step| step.done.as_ref().ok()).collect();
+        if let (Some(first), true) = (group.first(), prepared.len() == group.len()) {
+            match self.store_new(caller_of(job), &prepared, &document_step(job, first.position)).await {
+                Ok(true) => return Ok(()),
+                Err(RagError::Store(StoreError::LeaseLost)) => return Err(StoreError::LeaseLost.into()),
+                Err(error) => tracing::debug!(%error, "documents are stored one by one: {error}"),
+                Ok(false) => {}
+            }
+        }
+        for document in group {
+            self.ingest_step(job, collection, document).await?;
+        }
+        Ok(())
     }
 
     async fn ingest_step(
         &self,
         job: &ClaimedJob,
         collection: Option<&str>,
-        position: i64,
-        name: Option<String>,
-        prepared: Result<Prepared, RagError>,
+        document: Item<Prepared>,
     ) -> Result<(), RagError> {
-        let step = DocumentStep { lease: &job.lease, position, total: job.total, outcome: &stored_outcome };
-        let stored = match prepared {
+        let Item { position, name, done } = document;
+        let step = document_step(job, position);
+        let stored = match done {
             Ok(prepared) => self.store_prepared(caller_of(job), collection, prepared, Some(&step)).await,
             Err(error) => Err(error),
         };
@@ -172,6 +253,11 @@ impl Rag {
         let step = JobStep { position, done: position + 1, total: job.total, outcome: &outcome };
         Ok(self.store.record_step(&job.lease, step).await?)
     }
+}
+
+/// The step that storing a document is.
+fn document_step(job: &ClaimedJob, position: i64) -> DocumentStep<'_> {
+    DocumentStep { lease: &job.lease, position, total: job.total, outcome: &stored_outcome }
 }
 
 /// What became of the documents, in their order.
@@ -220,6 +306,7 @@ impl DocumentFault {
                 DocumentFault::UnsupportedFormat
             }
             RagError::Extract(_) => DocumentFault::Unreadable,
+            RagError::Model(ModelError::Unfit { .. }) => DocumentFault::Unfit,
             _ => return None,
         };
         Some((fault, error.to_string()))

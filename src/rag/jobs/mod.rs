@@ -147,8 +147,12 @@ impl Rag {
         self.job_counts.read(Work::KINDS)
     }
 
-    async fn perform(self, job: ClaimedJob) -> Result<Performed, RagError> {
-        match Work::from_payload(&job.kind, &job.payload)? {
+    async fn perform(self, mut job: ClaimedJob) -> Result<Performed, RagError> {
+        // Megabytes that nobody needs any more.
+        let payload = std::mem::take(&mut job.payload);
+        let work = Work::from_payload(&job.kind, &payload)?;
+        drop(payload);
+        match work {
             Work::Embed(work) => Box::pin(self.perform_embed(&job, work)).await.map(Performed::Whole),
             Work::Ingest(work) => Box::pin(self.perform_ingest(&job, work)).await.map(Performed::Whole),
             Work::Reembed(work) => Box::pin(self.perform_reembed(&job, work)).await,

@@ -172,7 +172,7 @@ impl Rag {
             }
         };
         let (PassageSet { passages, .. }, tokens) =
-            self.embedded_passages(collection, space, &content, Vec::new()).await?;
+            self.embedded_passages(collection, space, &content).await?;
         self.ledger().record(caller, Operation::Reembed, &space.model, tokens);
         if passages.is_empty() {
             let model = &space.model;
