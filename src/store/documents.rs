@@ -1,5 +1,7 @@
 //! Documents: what users hand in, list and delete.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use pgvector::Vector;
 use serde_json::Value;
@@ -16,8 +18,12 @@ use super::{
     leases::record_step,
     lexical::{TermSource, announce_terms, insert_missing_terms, insert_terms},
     reembedding::{Lock, lock, spaces},
+    sealed::{
+        DOCUMENT_CONTENT, DOCUMENT_IMAGE, OVERHEAD, PASSAGE_CONTENT, PASSAGE_HASH, PASSAGE_HEADING,
+        PassageText, SealError, Seals, Text, insert_passage_texts, is_retired,
+    },
 };
-use crate::config::EmbeddingSpace;
+use crate::config::{EmbeddingSpace, KeyId};
 
 /// A document to be stored, already cut into embedded passages.
 #[derive(Debug, Clone)]
@@ -93,15 +99,16 @@ pub struct EarlierPassage {
     pub embedded_hash: Option<Vec<u8>>,
 }
 
-impl FromRow for EarlierPassage {
-    fn from_row(row: &Row) -> Self {
-        Self {
+impl EarlierPassage {
+    fn open(row: &Row, seals: Seals<'_>) -> Result<Self, StoreError> {
+        let id = row.get("id");
+        Ok(Self {
             title: row.get("title"),
-            heading: row.get("heading"),
-            content: row.get("content"),
+            heading: seals.text(row, id, PASSAGE_HEADING)?,
+            content: seals.needed_text(row, id, PASSAGE_CONTENT)?,
             vector: row.get("vector"),
-            embedded_hash: row.get("embedded_hash"),
-        }
+            embedded_hash: seals.twin_bytes(row, id, PASSAGE_HASH)?,
+        })
     }
 }
 
@@ -222,9 +229,13 @@ impl FromRow for DocumentSummary {
 /// Passages written by one statement, which must end before it times out.
 const INSERT_BATCH: usize = 256;
 
+/// What [`SUMMARY`] takes off.
+const _: () = assert!(OVERHEAD == 28);
+
 const SUMMARY: &str = "
     SELECT d.id, d.external_id, d.title, d.source, d.format, d.metadata,
-           coalesce(octet_length(d.image), octet_length(d.content))::bigint AS bytes,
+           (coalesce(octet_length(d.image), octet_length(d.content), octet_length(d.sealed_content))
+                - CASE WHEN d.sealed_by IS NULL THEN 0 ELSE 28 END)::bigint AS bytes,
            d.created_at, d.updated_at, c.name AS collection, d.version,
            (SELECT count(*) FROM passages p WHERE p.document_id = d.id AND p.space_id = c.space_id) AS passages";
 
@@ -253,8 +264,10 @@ impl Store {
     ) -> Result<Vec<EarlierPassage>, StoreError> {
         let (replaced, identity) = replaced(document);
         let statement = format!(
-            "SELECT d.title, p.heading, p.content, p.embedding::real[] AS vector, p.embedded_hash
+            "SELECT p.id, d.title, p.heading, p.content, p.embedding::real[] AS vector, p.embedded_hash,
+                    s.sealed_by, s.sealed_heading, s.sealed_content, s.sealed_embedded_hash
              FROM documents d JOIN passages p ON p.document_id = d.id AND p.space_id = $4
+             LEFT JOIN sealed_passages s ON s.passage_id = p.id
              WHERE d.tenant_id = $1 AND d.collection_id = $2 AND {replaced}"
         );
         let rows = self
@@ -265,7 +278,7 @@ impl Store {
                 &[(&tenant.0, Type::UUID), (&collection.id, Type::UUID), identity, (&space.id, Type::TEXT)],
             )
             .await?;
-        Ok(rows.iter().map(EarlierPassage::from_row).collect())
+        rows.iter().map(|row| EarlierPassage::open(row, self.seals(tenant))).collect()
     }
 
     /// Stores a document with its passages, or finds it stored already; records `step`. All or nothing.
@@ -291,8 +304,9 @@ impl Store {
         lock(&transaction, tenant, collection, Lock::Write).await?;
         let replaced = find_replaced(&transaction, tenant, collection, document).await?;
         document.expected.check(replaced)?;
-        if let Some(saved) = refresh(&transaction, tenant, collection, document).await? {
-            commit(transaction, document, &saved, step).await?;
+        let seals = self.seals(tenant);
+        if let Some(saved) = refresh(&transaction, seals, collection, document).await? {
+            commit(transaction, seals, document, &saved, step).await?;
             return Ok(saved);
         }
         let held = spaces(&transaction, tenant, collection).await?;
@@ -304,8 +318,8 @@ impl Store {
             return Err(StoreError::SpacesChanged(collection.name.clone()));
         };
         let written = match replaced {
-            Some(replaced) => replace_document(&transaction, document, replaced.id).await?,
-            None => insert_document(&transaction, tenant, collection, document).await?,
+            Some(replaced) => replace_document(&transaction, seals, document, replaced.id).await?,
+            None => insert_document(&transaction, seals, collection, document).await?,
         };
         for space in held.iter().filter(|space| space.state != "dropping") {
             // A set may be missing where the other space's model failed; filling makes up for it.
@@ -321,7 +335,7 @@ impl Store {
             embedded: live.embedded,
             version: written.version,
         };
-        commit(transaction, document, &saved, step).await?;
+        commit(transaction, seals, document, &saved, step).await?;
         drop(connection);
         self.fold_terms(tenant, collection.id).await;
         Ok(saved)
@@ -369,7 +383,7 @@ impl Store {
     /// One document with its content.
     pub async fn document(&self, tenant: TenantId, id: Uuid) -> Result<Option<Document>, StoreError> {
         let statement = format!(
-            "{SUMMARY}, d.content FROM documents d JOIN collections c ON c.id = d.collection_id
+            "{SUMMARY}, d.content, d.sealed_by, d.sealed_content FROM documents d JOIN collections c ON c.id = d.collection_id
              WHERE d.tenant_id = $1 AND d.id = $2"
         );
         let row = self
@@ -377,11 +391,14 @@ impl Store {
             .await?
             .query_typed_opt(&statement, &[(&tenant.0, Type::UUID), (&id, Type::UUID)])
             .await?;
-        Ok(row.map(|row| Document {
-            summary: DocumentSummary::from_row(&row),
-            collection: row.get("collection"),
-            content: row.get("content"),
-        }))
+        let open = |row: Row| {
+            Ok(Document {
+                summary: DocumentSummary::from_row(&row),
+                collection: row.get("collection"),
+                content: self.seals(tenant).needed_text(&row, id, DOCUMENT_CONTENT)?,
+            })
+        };
+        row.map(open).transpose()
     }
 
     /// The picture that a document is.
@@ -394,11 +411,13 @@ impl Store {
             .tenant(tenant)
             .await?
             .query_typed_opt(
-                "SELECT format, image FROM documents WHERE tenant_id = $1 AND id = $2 AND image IS NOT NULL",
+                "SELECT format, image, sealed_by FROM documents WHERE tenant_id = $1 AND id = $2 AND image IS NOT NULL",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;
-        Ok(row.map(|row| DocumentImage { format: row.get("format"), bytes: row.get("image") }))
+        let Some(row) = row else { return Ok(None) };
+        let bytes = self.seals(tenant).bytes(&row, id, DOCUMENT_IMAGE, 0)?;
+        Ok(bytes.map(|bytes| DocumentImage { format: row.get("format"), bytes }))
     }
 
     /// Deletes a document with its passages; says whether there was one.
@@ -452,12 +471,21 @@ impl Store {
     ) -> Result<(), StoreError> {
         let ids: Vec<Uuid> = passages.iter().map(|_| Uuid::now_v7()).collect();
         let ordinals: Vec<i32> = (first..).take(passages.len()).collect();
-        let headings: Vec<Option<&str>> = passages.iter().map(|passage| passage.heading.as_deref()).collect();
-        let contents: Vec<&str> = passages.iter().map(|passage| passage.content.as_str()).collect();
         let vectors: Vec<Vector> =
             passages.iter().map(|passage| Vector::from(passage.vector.clone())).collect();
-        let hashes: Vec<Option<&[u8]>> =
-            passages.iter().map(|passage| passage.embedded_hash.as_ref().map(<[u8; 32]>::as_slice)).collect();
+        let texts = ids.iter().zip(passages).map(|(id, passage)| PassageText {
+            id: *id,
+            heading: passage.heading.as_deref(),
+            content: &passage.content,
+            embedded_hash: passage.embedded_hash.as_ref().map(<[u8; 32]>::as_slice),
+        });
+        let texts: Vec<PassageText<'_>> = texts.collect();
+        let seals = self.seals(place.tenant);
+        // What is sealed stands in a table of its own.
+        let plain = || texts.iter().map(|text| seals.writing().is_none().then_some(text));
+        let headings: Vec<Option<&str>> = plain().map(|text| text?.heading).collect();
+        let contents: Vec<Option<&str>> = plain().map(|text| Some(text?.content)).collect();
+        let hashes: Vec<Option<&[u8]>> = plain().map(|text| text?.embedded_hash).collect();
         transaction
             .execute_typed(
                 "INSERT INTO passages
@@ -481,10 +509,14 @@ impl Store {
                 ],
             )
             .await?;
-        let sources = ids.iter().zip(passages).map(|(id, passage)| TermSource {
-            id: *id,
-            heading: passage.heading.as_deref().or(place.title),
-            content: &passage.content,
+        insert_passage_texts(transaction, seals, &texts).await?;
+        if !place.collection.lexical {
+            return Ok(());
+        }
+        let sources = texts.iter().map(|text| TermSource {
+            id: text.id,
+            heading: text.heading.or(place.title),
+            content: text.content,
         });
         insert_terms(transaction, &sources.collect::<Vec<_>>()).await
     }
@@ -492,6 +524,7 @@ impl Store {
 
 async fn commit(
     transaction: Transaction<'_>,
+    seals: Seals<'_>,
     document: &NewDocument,
     saved: &Saved,
     step: Option<&DocumentStep<'_>>,
@@ -499,7 +532,7 @@ async fn commit(
     if let Some(&DocumentStep { lease, position, total, outcome }) = step {
         let outcome = outcome(document, saved);
         let step = JobStep { position, done: position + 1, total, outcome: &outcome };
-        record_step(&transaction, lease, step).await?;
+        record_step(&transaction, seals, lease, step).await?;
     }
     Ok(transaction.commit().await?)
 }
@@ -570,7 +603,7 @@ async fn find_replaced(
 /// What is stored of this content, with the labels that it has now.
 async fn refresh(
     transaction: &Transaction<'_>,
-    tenant: TenantId,
+    seals: Seals<'_>,
     collection: &Collection,
     document: &NewDocument,
 ) -> Result<Option<Saved>, StoreError> {
@@ -578,7 +611,8 @@ async fn refresh(
         "{SUMMARY}, d.file_hash FROM documents d JOIN collections c ON c.id = d.collection_id
          WHERE {SAME_CONTENT} ORDER BY d.id LIMIT 1 FOR UPDATE OF d"
     );
-    let row = transaction.query_typed_opt(&statement, &same_content(&tenant.0, collection, document)).await?;
+    let tenant = seals.tenant().0;
+    let row = transaction.query_typed_opt(&statement, &same_content(&tenant, collection, document)).await?;
     let Some(row) = row else { return Ok(None) };
     let stored = DocumentSummary::from_row(&row);
     if document.file_hash.is_some() && row.get::<_, Option<Vec<u8>>>("file_hash") != document.file_hash {
@@ -593,46 +627,101 @@ async fn refresh(
     let same = stored.title == document.title
         && stored.source == document.source
         && stored.metadata == document.metadata;
-    let version = if same { stored.version } else { relabel(transaction, document, stored.id).await? };
+    let version =
+        if same { stored.version } else { relabel(transaction, seals, document, stored.id).await? };
     let outcome = if same { SaveOutcome::Unchanged } else { SaveOutcome::Updated };
     Ok(Some(Saved { id: stored.id, outcome, passages: stored.passages, embedded: 0, version }))
 }
 
 /// Writes title, source and metadata, and the caption of a picture; returns the version that this makes.
-async fn relabel(transaction: &Transaction<'_>, document: &NewDocument, id: Uuid) -> Result<i64, StoreError> {
-    // The caption is no part of what makes two pictures the same.
-    let caption = document.image.as_ref().map(|_| &document.content);
+async fn relabel(
+    transaction: &Transaction<'_>,
+    seals: Seals<'_>,
+    document: &NewDocument,
+    id: Uuid,
+) -> Result<i64, StoreError> {
+    let metadata = Json(&document.metadata);
+    let labels: [Parameter; 4] = [
+        (&id, Type::UUID),
+        (&document.title, Type::TEXT),
+        (&document.source, Type::TEXT),
+        (&metadata, Type::JSONB),
+    ];
+    // A trigger copies the metadata to the passages.
+    if !has_new_caption(transaction, seals, document, id).await? {
+        let changed = transaction
+            .query_typed_one(
+                "UPDATE documents SET title = $2, source = $3, metadata = $4, updated_at = now()
+                 WHERE id = $1 RETURNING version",
+                &labels,
+            )
+            .await?;
+        return Ok(changed.get("version"));
+    }
+    let sealed = SealedDocument::of(seals, id, document)?;
     announce_terms(transaction).await?;
     let changed = transaction
         .query_typed_one(
-            // A trigger copies the metadata to the passages.
-            "UPDATE documents SET title = $2, source = $3, metadata = $4, content = coalesce($5, content),
-                                  updated_at = now() WHERE id = $1 RETURNING version",
-            &[
-                (&id, Type::UUID),
-                (&document.title, Type::TEXT),
-                (&document.source, Type::TEXT),
-                (&Json(&document.metadata), Type::JSONB),
-                (&caption, Type::TEXT),
-            ],
+            "UPDATE documents SET title = $2, source = $3, metadata = $4, content = $5, sealed_content = $6,
+                                  image = $7, sealed_by = $8, updated_at = now()
+             WHERE id = $1 RETURNING version",
+            &[labels, sealed.written()].concat(),
         )
         .await?;
-    if let Some(caption) = caption {
-        transaction
-            .execute_typed(
-                "UPDATE passages SET content = $2 WHERE document_id = $1",
-                &[(&id, Type::UUID), (caption, Type::TEXT)],
-            )
-            .await?;
-        // A trigger has removed the terms of a caption that is another now.
-        insert_missing_terms(transaction, &[id]).await?;
-    }
+    write_caption(transaction, seals, id, &document.content).await?;
     Ok(changed.get("version"))
+}
+
+/// Whether a document is a picture with another caption: that is no part of what makes two pictures the same.
+async fn has_new_caption(
+    transaction: &Transaction<'_>,
+    seals: Seals<'_>,
+    document: &NewDocument,
+    id: Uuid,
+) -> Result<bool, StoreError> {
+    if document.image.is_none() {
+        return Ok(false);
+    }
+    let stored = transaction
+        .query_typed_one(
+            "SELECT content, sealed_by, sealed_content FROM documents WHERE id = $1",
+            &[(&id, Type::UUID)],
+        )
+        .await?;
+    Ok(seals.needed_text(&stored, id, DOCUMENT_CONTENT)? != document.content)
+}
+
+/// Writes the caption of a picture to its passages, one for each space.
+async fn write_caption(
+    transaction: &Transaction<'_>,
+    seals: Seals<'_>,
+    id: Uuid,
+    caption: &str,
+) -> Result<(), StoreError> {
+    let plain = seals.writing().is_none().then_some(caption);
+    let rows = transaction
+        .query_typed(
+            "UPDATE passages SET content = $2 WHERE document_id = $1 RETURNING id",
+            &[(&id, Type::UUID), (&plain, Type::TEXT)],
+        )
+        .await?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.get("id")).collect();
+    // A trigger sees only what is plain.
+    for statement in [
+        "DELETE FROM passage_terms WHERE passage_id = ANY($1)",
+        "DELETE FROM sealed_passages WHERE passage_id = ANY($1)",
+    ] {
+        transaction.execute_typed(statement, &[(&ids, Type::UUID_ARRAY)]).await?;
+    }
+    let text = |id: &Uuid| PassageText { id: *id, heading: None, content: caption, embedded_hash: None };
+    insert_passage_texts(transaction, seals, &ids.iter().map(text).collect::<Vec<_>>()).await?;
+    insert_missing_terms(transaction, seals, &[id]).await.map(drop)
 }
 
 /// Another content for a document; its passages, of all spaces, are removed.
 async fn replace_document(
     transaction: &Transaction<'_>,
+    seals: Seals<'_>,
     document: &NewDocument,
     id: Uuid,
 ) -> Result<DocumentVersion, StoreError> {
@@ -640,12 +729,14 @@ async fn replace_document(
     transaction
         .execute_typed("DELETE FROM passages WHERE document_id = $1", std::slice::from_ref(&of_document))
         .await?;
+    let sealed = SealedDocument::of(seals, id, document)?;
     let row = transaction
         .query_typed_one(
-            "UPDATE documents SET content_hash = $2, file_hash = $3, title = $4, source = $5, format = $6, content = $7,
-                                  metadata = $8, image = $9, updated_at = now()
+            "UPDATE documents SET content_hash = $2, file_hash = $3, title = $4, source = $5, format = $6,
+                                  metadata = $7, content = $8, sealed_content = $9, image = $10, sealed_by = $11,
+                                  updated_at = now()
              WHERE id = $1 RETURNING id, version",
-            &[&[of_document], written(document, &Json(&document.metadata), &document.image.as_deref()).as_slice()].concat(),
+            &[&[of_document], written(document, &Json(&document.metadata)).as_slice(), &sealed.written()].concat(),
         )
         .await?;
     Ok(DocumentVersion::from_row(&row))
@@ -653,28 +744,30 @@ async fn replace_document(
 
 async fn insert_document(
     transaction: &Transaction<'_>,
-    tenant: TenantId,
+    seals: Seals<'_>,
     collection: &Collection,
     document: &NewDocument,
 ) -> Result<DocumentVersion, StoreError> {
     let id = Uuid::now_v7();
+    let tenant = seals.tenant().0;
+    let sealed = SealedDocument::of(seals, id, document)?;
     let place: [Parameter; 4] = [
         (&id, Type::UUID),
-        (&tenant.0, Type::UUID),
+        (&tenant, Type::UUID),
         (&collection.id, Type::UUID),
         (&document.external_id, Type::TEXT),
     ];
     let row = transaction
         .query_typed_one(
             "INSERT INTO documents
-                 (id, tenant_id, collection_id, external_id, content_hash, file_hash, title, source, format, content,
-                  metadata, image)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id, version",
-            &[place.as_slice(), written(document, &Json(&document.metadata), &document.image.as_deref()).as_slice()].concat(),
+                 (id, tenant_id, collection_id, external_id, content_hash, file_hash, title, source, format, metadata,
+                  content, sealed_content, image, sealed_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id, version",
+            &[&place, written(document, &Json(&document.metadata)).as_slice(), &sealed.written()].concat(),
         )
         .await
         .map_err(|error| match error.code() {
-            Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION => {
+            Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION && !is_retired(&error) => {
                 StoreError::UnknownCollection(collection.name.clone())
             }
             _ => error.into(),
@@ -682,22 +775,44 @@ async fn insert_document(
     Ok(DocumentVersion::from_row(&row))
 }
 
-/// Columns of a document that another content changes, from `content_hash` to `image`.
-fn written<'a>(
-    document: &'a NewDocument,
-    metadata: &'a Json<&'a Value>,
-    image: &'a Option<&'a [u8]>,
-) -> [Parameter<'a>; 8] {
+/// Columns of a document that another content changes, from `content_hash` to `metadata`.
+fn written<'a>(document: &'a NewDocument, metadata: &'a Json<&'a Value>) -> [Parameter<'a>; 6] {
     [
         (&document.content_hash, Type::BYTEA),
         (&document.file_hash, Type::BYTEA),
         (&document.title, Type::TEXT),
         (&document.source, Type::TEXT),
         (&document.format, Type::TEXT),
-        (&document.content, Type::TEXT),
         (metadata, Type::JSONB),
-        (image, Type::BYTEA),
     ]
+}
+
+/// What a row holds of a document's content, and of the picture that it is.
+struct SealedDocument<'a> {
+    content: Text<'a>,
+    image: Option<Cow<'a, [u8]>>,
+    sealed_by: Option<KeyId>,
+}
+
+impl<'a> SealedDocument<'a> {
+    fn of(seals: Seals<'_>, id: Uuid, document: &'a NewDocument) -> Result<Self, SealError> {
+        let image = document.image.as_deref().map(|image| seals.seal_bytes(id, DOCUMENT_IMAGE, 0, image));
+        Ok(Self {
+            content: seals.seal_text(id, DOCUMENT_CONTENT, &document.content)?,
+            image: image.transpose()?,
+            sealed_by: seals.writing(),
+        })
+    }
+
+    /// `content`, `sealed_content`, `image`, `sealed_by`.
+    fn written(&self) -> [Parameter<'_>; 4] {
+        [
+            (&self.content.plain, Type::TEXT),
+            (&self.content.sealed, Type::BYTEA),
+            (&self.image, Type::BYTEA),
+            (&self.sealed_by, Type::INT4),
+        ]
+    }
 }
 
 impl FromRow for DocumentVersion {
