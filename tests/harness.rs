@@ -14,7 +14,10 @@ use ragway::{
     access::Access,
     app::{Application, embedders_on_demand, postgres_wheel},
     assets::Assets,
-    config::{AuthSettings, BUILT_IN, Catalog, GgufEntry, Home, LlmEntry, PoolSettings, TlsFiles},
+    config::{
+        AuthSettings, BUILT_IN, Catalog, EncryptionSettings, GgufEntry, Home, LlmEntry, PoolSettings,
+        TlsFiles,
+    },
     http::{limits::Limiter, tls::Certificate},
     models::{
         Embedder, Embedders, Generator, Rerankers,
@@ -58,6 +61,8 @@ pub struct Setup {
     pub rerankers: Rerankers,
     /// Absent: nobody has to say who they are.
     pub auth: Option<AuthSettings>,
+    /// What texts are sealed with in the database.
+    pub encryption: EncryptionSettings,
     /// Served by HTTPS with these.
     pub tls: Option<TlsFiles>,
 }
@@ -98,6 +103,7 @@ impl TestApp {
             trusted_proxies: Vec::new(),
             rerankers: Rerankers::default(),
             auth: None,
+            encryption: EncryptionSettings::default(),
             tls: None,
         };
         change(&mut setup);
@@ -112,7 +118,8 @@ impl TestApp {
             (database_url.clone(), None)
         };
         let pool = PoolSettings { max_connections: 4, min_connections: 1, ..setup.catalog.database.clone() };
-        let mut store = Store::connect(&url, &pool).await.unwrap();
+        let mut store =
+            Store::connect(&url, &pool).await.unwrap().with_keys(&setup.encryption).await.unwrap();
         if let Some(url) = &setup.replica_url {
             store = store.with_replica(url, &pool).await.unwrap();
         }
@@ -333,6 +340,29 @@ pub async fn fresh_database() -> (SecretString, SecretString) {
     migrate(&admin_url, Some("ragway")).await.unwrap();
     (url, admin_url)
 }
+
+/// The same where the schema is that of an earlier version.
+pub async fn database_of_version(version: u32) -> (SecretString, SecretString) {
+    let (url, admin_url) = server().await;
+    let name = format!("test_{}", Uuid::now_v7().simple());
+    execute(admin_url, &format!("CREATE DATABASE {name}")).await;
+    let (url, admin_url) = (at_database(url, &name), at_database(admin_url, &name));
+    let (mut client, connection) =
+        tokio_postgres::connect(admin_url.expose_secret(), tokio_postgres::NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let target = refinery::Target::Version(version.try_into().unwrap());
+    migrations::runner().set_target(target).run_async(&mut client).await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+    execute(&admin_url, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ragway")
+        .await;
+    (url, admin_url)
+}
+
+mod migration_files {
+    refinery::embed_migrations!("migrations");
+}
+use migration_files::migrations;
 
 /// Runs statements as this URL's role.
 pub async fn execute(url: &SecretString, statements: &str) {

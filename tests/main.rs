@@ -25,6 +25,7 @@ mod compat;
 mod database;
 mod documents;
 mod embed;
+mod encryption;
 mod errors;
 mod evaluate;
 mod evaluation_gate;

@@ -25,11 +25,12 @@ use uuid::Uuid;
 
 use crate::{
     cache::Redis,
-    harness::{TestApp, catalog, eventually, execute, fresh_database},
+    encryption::{keys, written},
+    harness::{TestApp, catalog, database_of_version, eventually, execute, fresh_database},
 };
 
 /// Tables whose rows belong to nobody in particular.
-const SHARED: &[&str] = &["embedding_spaces", "embed_routes", "refinery_schema_history"];
+const SHARED: &[&str] = &["embedding_spaces", "embed_routes", "encryption_keys", "refinery_schema_history"];
 
 async fn connect(url: &SecretString) -> Client {
     let (client, connection) = tokio_postgres::connect(url.expose_secret(), NoTls).await.unwrap();
@@ -147,7 +148,7 @@ fn used(tenant: TenantId) -> (UsageAccount, UsageCounts) {
 
 #[tokio::test]
 async fn a_transaction_sees_the_rows_of_its_tenant_and_without_one_none() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(|setup| setup.encryption = keys(&[1])).await;
     let tenants = [TenantId::DEFAULT, new_tenant(&app.admin_url, "second").await];
     for tenant in tenants {
         populate(&app, tenant).await;
@@ -179,7 +180,7 @@ async fn a_transaction_sees_the_rows_of_its_tenant_and_without_one_none() {
             assert!(total == 0 || count_as(&client, Some(second), &foreign).await > 0, "{table}");
         }
     }
-    assert!(seen >= 19, "only {seen} tables and views have rows");
+    assert!(seen >= 20, "only {seen} tables and views have rows");
     // What a transaction named is gone with it.
     assert_eq!(number(&client, "SELECT count(*) FROM documents").await, 0);
     assert_eq!(app.rag.store().tenant_isolation().await.unwrap(), TenantIsolation::Enforced);
@@ -398,23 +399,13 @@ async fn searches_use_the_indexes_though_their_conditions_are_taken_away() {
 
 #[tokio::test]
 async fn an_old_database_goes_on_until_it_is_told_to_keep_tenants_apart() {
-    let (url, admin_url) = fresh_database().await;
+    let (url, admin_url) = database_of_version(13).await;
     let store = Store::connect(&url, &catalog().database).await.unwrap();
-    let space = EmbeddingSpace { id: "test@16".into(), model: "test".into(), dimension: 16 };
-    store.create_collection(TenantId::DEFAULT, "default", &space).await.unwrap();
-    // As the version before has left it.
     execute(
         &admin_url,
-        "DROP VIEW tenant_passages, tenant_passage_terms;
-         DO $$ DECLARE kept regclass; BEGIN
-             FOR kept IN SELECT polrelid FROM pg_policy LOOP
-                 EXECUTE format('DROP POLICY tenant_rows ON %s', kept);
-                 EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', kept);
-             END LOOP;
-         END $$;
-         DROP FUNCTION keep_tenants_apart, current_tenant, claim_job, sweep_jobs, sweep_answers, usage_spent,
-             lock_lexical_index_to_fill, api_key_of_hash, find_tenant;
-         DELETE FROM refinery_schema_history WHERE version = 14;",
+        "SELECT register_embedding_space('test@16', 'test', 16);
+         INSERT INTO collections (id, tenant_id, name, space_id)
+             SELECT gen_random_uuid(), id, 'default', 'test@16' FROM tenants",
     )
     .await;
     // A search of the version before holds the tables for a while; the update waits and leaves it alone.
@@ -429,7 +420,7 @@ async fn an_old_database_goes_on_until_it_is_told_to_keep_tenants_apart() {
     eventually("the update waits", async || number(&watcher, waits).await == 1).await;
     eventually("it steps back", async || number(&watcher, waits).await == 0).await;
     reader.batch_execute("SELECT count(*) FROM collections; COMMIT").await.unwrap();
-    assert_eq!(updating.await.unwrap().unwrap().applied, ["V14__tenants_apart"]);
+    assert_eq!(updating.await.unwrap().unwrap().applied[0], "V14__tenants_apart");
 
     // Its statements name no tenant.
     assert_eq!(number(&reader, "SELECT count(*) FROM collections").await, 1);
@@ -474,6 +465,8 @@ fn run_tenant_command(
     if let Some(redis_url) = redis_url {
         command.env("REDIS_URL", redis_url);
     }
+    // Where nothing is sealed it does no harm.
+    command.env("RAGWAY_ENCRYPTION_KEYS", format!("plain,{}", written(&[1])));
     let output = command.arg("tenant").args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -490,6 +483,21 @@ fn lines(folder: &Path, kind: &str) -> Vec<Value> {
 async fn a_tenant_is_exported_and_erased_without_a_trace() {
     let redis = Redis::start().await;
     let app = TestApp::with(|setup| setup.redis_url = Some(redis.url().into())).await;
+    exported_and_erased(&app, &redis).await;
+}
+
+#[tokio::test]
+async fn so_is_one_whose_texts_are_sealed() {
+    let redis = Redis::start().await;
+    let app = TestApp::with(|setup| {
+        setup.redis_url = Some(redis.url().into());
+        setup.encryption = keys(&[1]);
+    })
+    .await;
+    exported_and_erased(&app, &redis).await;
+}
+
+async fn exported_and_erased(app: &TestApp, redis: &Redis) {
     let run = |arguments: &[&str]| {
         run_tenant_command(&app.database_url, &app.admin_url, Some(&redis.url()), arguments)
     };
@@ -499,7 +507,7 @@ async fn a_tenant_is_exported_and_erased_without_a_trace() {
     let (refused, _, told) = run(&["create", "second"]);
     assert!(!refused.status.success() && told.contains("already a tenant `second`"), "{told}");
     for tenant in [TenantId::DEFAULT, second] {
-        populate(&app, tenant).await;
+        populate(app, tenant).await;
     }
     let choice = EmbedderChoice::Type("text-embedding".into());
     for tenant in [TenantId::DEFAULT, second] {
@@ -507,6 +515,8 @@ async fn a_tenant_is_exported_and_erased_without_a_trace() {
         app.rag.embed_cached(tenant.into(), &choice, texts, ragway::models::TextRole::Query).await.unwrap();
     }
     eventually("both are cached", async || redis.keys().await.len() == 2).await;
+    // What was counted is written before rows are counted.
+    app.rag.ledger().flush().await.unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("export");

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
-    config::{Catalog, Config, DatabaseSettings, PoolSettings, PostgresWheel},
+    config::{Catalog, Config, DatabaseSettings, EncryptionSettings, PoolSettings, PostgresWheel},
     store::{ServerReport, Store, embedded::EmbeddedPostgres, migrate, wait_until_reachable},
 };
 
@@ -20,6 +20,8 @@ pub struct Database {
     pub admin_url: SecretString,
     /// Answers searches.
     pub replica_url: Option<SecretString>,
+    /// What texts are sealed with.
+    encryption: EncryptionSettings,
     embedded: Option<Supervised>,
 }
 
@@ -44,12 +46,19 @@ impl Database {
         for warning in &report.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { embedded: embedded.map(Supervised::watch), report, url, admin_url, replica_url: replica })
+        Ok(Self {
+            embedded: embedded.map(Supervised::watch),
+            report,
+            url,
+            admin_url,
+            replica_url: replica,
+            encryption: config.encryption.clone(),
+        })
     }
 
     /// Connects with the application's role, to the replica too where there is one.
     pub async fn connect(&self, settings: &PoolSettings) -> Result<Store> {
-        let store = Store::connect(&self.url, settings).await?;
+        let store = Store::connect(&self.url, settings).await?.with_keys(&self.encryption).await?;
         match &self.replica_url {
             Some(url) => Ok(store.with_replica(url, settings).await?),
             None => Ok(store),

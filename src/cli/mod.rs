@@ -11,6 +11,7 @@ mod ingest;
 mod keys;
 mod models;
 mod reembed;
+mod rekey;
 mod search;
 mod serve;
 mod shards;
@@ -70,6 +71,8 @@ enum Command {
         #[command(subcommand)]
         command: tenant::Command,
     },
+    /// Seal the stored texts with the first key in RAGWAY_ENCRYPTION_KEYS, while ragway is used.
+    Rekey(rekey::Arguments),
     /// Keys of programs: make, list, revoke.
     Keys {
         #[command(subcommand)]
@@ -158,6 +161,7 @@ async fn run_command(cli: Cli) -> Result<ExitCode> {
         Command::Shards { command } => shards::run(&config, command).await,
         Command::Reembed(arguments) => reembed::run(&config, arguments).await,
         Command::Tenant { command } => tenant::run(&config, command).await,
+        Command::Rekey(arguments) => rekey::run(&config, arguments).await,
         Command::Keys { command } => keys::run(&config, command).await,
         Command::Token(arguments) => token::run(&config, &arguments),
         Command::Audit(arguments) => audit::run(&config, arguments).await,

@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::Host;
 
 use super::{
-    AuthSettings, Catalog, ConfigError, KeySetSource, PublicKey, TokenKey, TokenSettings, auth::auth,
-    catalog::BUILT_IN,
+    AuthSettings, Catalog, ConfigError, EncryptionSettings, KeySetSource, PublicKey, TokenKey, TokenSettings,
+    auth::auth, catalog::BUILT_IN, encryption::encryption,
 };
 
 /// Everything ragway is told from outside.
@@ -32,6 +32,8 @@ pub struct Config {
     pub redis_url: Option<SecretString>,
     /// Absent: nobody has to say who they are.
     pub auth: Option<AuthSettings>,
+    /// `RAGWAY_ENCRYPTION_KEYS`: what texts are sealed with in the database; by default they are not.
+    pub encryption: EncryptionSettings,
     /// `TRUSTED_PROXIES`: networks whose `X-Forwarded-For` is believed; default none.
     pub trusted_proxies: Vec<IpNet>,
     pub home: Home,
@@ -105,6 +107,7 @@ impl Config {
             tls: tls(&get)?,
             redis_url: redis_url(&get)?,
             auth: auth(&get)?,
+            encryption: encryption(&get)?,
             trusted_proxies: trusted_proxies(&get)?,
             home: home(&get)?,
             prompts: get("RAGWAY_PROMPTS").map(PathBuf::from),
@@ -148,6 +151,7 @@ impl fmt::Display for Config {
                 tokens.as_ref().map_or(Ok(()), |tokens| show_tokens(tokens, f))?;
             }
         }
+        show_encryption(&self.encryption, f)?;
         let proxies: Vec<String> = self.trusted_proxies.iter().map(ToString::to_string).collect();
         let proxies = if proxies.is_empty() { "(not set: none)".into() } else { proxies.join(", ") };
         writeln!(f, "TRUSTED_PROXIES {proxies}")?;
@@ -156,6 +160,16 @@ impl fmt::Display for Config {
         let prompts = self.prompts.as_ref().map_or("built in".into(), |path| path.display().to_string());
         writeln!(f, "RAGWAY_PROMPTS  {prompts}")?;
         writeln!(f, "catalog         {}", self.catalog_origin)
+    }
+}
+
+fn show_encryption(settings: &EncryptionSettings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let EncryptionSettings { keys, writing } = settings;
+    let ids: Vec<String> = keys.iter().map(|(id, _)| id.to_string()).collect();
+    match (writing, keys.as_slice()) {
+        (_, []) => writeln!(f, "RAGWAY_ENCRYPTION_KEYS (not set: texts are stored as they are)"),
+        (Some(id), _) => writeln!(f, "RAGWAY_ENCRYPTION_KEYS {id} seals, opened by {}", ids.join(", ")),
+        (None, _) => writeln!(f, "RAGWAY_ENCRYPTION_KEYS none seals, opened by {}", ids.join(", ")),
     }
 }
 

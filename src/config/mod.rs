@@ -6,6 +6,7 @@ mod auth;
 mod cache;
 mod catalog;
 mod embedder;
+mod encryption;
 mod environment;
 mod jobs;
 mod limits;
@@ -20,6 +21,7 @@ pub use auth::{AuthSettings, KeySetSource, MIN_SECRET_BYTES, PublicKey, TokenKey
 pub use cache::{AnswerCacheSettings, CacheSettings};
 pub use catalog::*;
 pub use embedder::*;
+pub use encryption::{ENCRYPTION_KEYS, EncryptionSettings, KeyId};
 pub use environment::{Config, DatabaseSettings, Home, TlsFiles};
 pub use jobs::JobSettings;
 pub use limits::{GroupLimits, LimitSettings};

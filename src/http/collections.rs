@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     rag::{Caller, reembed::Reembedding},
-    store::Collection,
+    store::{Collection, Words},
 };
 
 /// A collection to be made.
@@ -26,6 +26,15 @@ pub struct NewCollection {
     /// The model whose space it is bound to, or a model type; absent: that of the route `text-embedding`.
     #[schema(example = "all-MiniLM-L6-v2")]
     model: Option<String>,
+    /// Whether searches find passages by their words, too. The lexical index keeps the words of documents
+    /// readable in the database, also where their texts are encrypted. It cannot be changed later.
+    #[serde(default = "indexed")]
+    #[schema(default = true)]
+    lexical: bool,
+}
+
+fn indexed() -> bool {
+    true
 }
 
 /// A collection.
@@ -44,6 +53,9 @@ pub struct CollectionBody {
     pub(super) documents: i64,
     #[schema(example = 80)]
     pub(super) passages: i64,
+    /// Whether searches find passages by their words, too; without, `mode` is `dense`.
+    #[schema(example = true)]
+    lexical: bool,
     /// While it goes over to another model, and until that is finished.
     reembedding: Option<ReembeddingBody>,
     #[serde(with = "time::serde::rfc3339")]
@@ -60,6 +72,7 @@ impl From<Collection> for CollectionBody {
             dimension: collection.space.dimension,
             documents: collection.documents,
             passages: collection.passages,
+            lexical: collection.lexical,
             created_at: collection.created_at,
         }
     }
@@ -87,8 +100,10 @@ pub async fn create(
     gateway: web::Data<Gateway>,
     body: web::Json<NewCollection>,
 ) -> Result<HttpResponse, ApiError> {
-    let made = audit.of("collection.create", &body.name, async {
-        Ok(gateway.rag.create_collection(caller.tenant, &body.name, body.model.as_deref()).await?)
+    let NewCollection { name, model, lexical } = body.into_inner();
+    let words = if lexical { Words::Indexed } else { Words::NotIndexed };
+    let made = audit.of("collection.create", &name, async {
+        Ok(gateway.rag.create_collection_with(caller.tenant, &name, model.as_deref(), words).await?)
     });
     let made = made.await?;
     Ok(HttpResponse::Created().json(CollectionBody::from(made)))

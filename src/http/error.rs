@@ -237,6 +237,7 @@ impl From<RagError> for ApiError {
             RagError::NoLexicalIndex { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_lexical_index", detail).retry_after(10)
             }
+            RagError::LexicalOff(_) => Self::new(StatusCode::CONFLICT, "lexical_index_off", detail),
             RagError::Extract(error) => error.into(),
             RagError::Model(error) => error.into(),
             RagError::Store(error) => error.into(),
@@ -361,6 +362,7 @@ impl From<&StoreError> for ApiError {
             StoreError::NoPgvector
             | StoreError::NotAReplica
             | StoreError::LeaseLost
+            | StoreError::Sealed(_)
             | StoreError::Migration(_)
             | StoreError::Statement(_) => Self::internal(&detail),
         }

@@ -239,7 +239,7 @@ impl From<FoundPassage> for SearchResult {
     (status = 200, description = "The passages, best first", body = SearchResponse),
     (status = 400, description = "Malformed JSON, an empty query, a bad k, threshold or filter, or a reranker that is not set up", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "The collection is of a space that no loaded model makes", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The collection is of a space that no loaded model makes, or was made without a lexical index and `mode` is `lexical`", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The collection's model reads no images, or the image cannot be read", body = Problem, content_type = "application/problem+json"),
     (status = 429, description = "Too much work is queued", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable, or the mode is `lexical` and the collection's words are still being indexed; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),

@@ -3,18 +3,30 @@
 use super::{DEFAULT_COLLECTION, Rag, RagError, embed::EmbedderChoice};
 use crate::{
     config::TEXT_ROUTE,
-    store::{Collection, StoreError, TenantId},
+    store::{Collection, StoreError, TenantId, Words},
 };
 
 const MAX_NAME_BYTES: usize = 128;
 
 impl Rag {
-    /// Makes a collection bound to the space of `model`, a name or a model type, or of the text route's.
+    /// Makes a collection bound to the space of `model`, a name or a model type, or of the text route's,
+    /// with a lexical index.
     pub async fn create_collection(
         &self,
         tenant: TenantId,
         name: &str,
         model: Option<&str>,
+    ) -> Result<Collection, RagError> {
+        self.create_collection_with(tenant, name, model, Words::Indexed).await
+    }
+
+    /// [`Rag::create_collection`], also without a lexical index.
+    pub async fn create_collection_with(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        model: Option<&str>,
+        words: Words,
     ) -> Result<Collection, RagError> {
         check_name(name)?;
         let choice = match model {
@@ -25,7 +37,7 @@ impl Rag {
             None => EmbedderChoice::Type(TEXT_ROUTE.to_owned()),
         };
         let space = self.space(&choice).await?;
-        Ok(self.store.create_collection(tenant, name, &space).await?)
+        Ok(self.store.create_collection_with(tenant, name, &space, words).await?)
     }
 
     /// Makes `default` where it is missing.

@@ -193,6 +193,11 @@ pub enum RagError {
          it); until then search it with the mode `dense`"
     )]
     NoLexicalIndex { collection: String, left: i64 },
+    /// The collection was made without a lexical index.
+    #[error(
+        "mode: collection `{0}` was made without a lexical index (`lexical: false`); search it with the mode `dense`"
+    )]
+    LexicalOff(String),
     /// A file could not be read as a document.
     #[error(transparent)]
     Extract(#[from] extract::ExtractError),
@@ -242,6 +247,7 @@ impl RagError {
             | RagError::SpaceMismatch { .. }
             | RagError::Reembedding(_)
             | RagError::NoReembedding(_)
+            | RagError::LexicalOff(_)
             | RagError::Extract(_)
             | RagError::Readers(_)
             | RagError::Prompt(_)
@@ -270,6 +276,7 @@ impl RagError {
                 | StoreError::NoPgvector
                 | StoreError::NotAReplica
                 | StoreError::LeaseLost
+                | StoreError::Sealed(_)
                 | StoreError::Migration(_)
                 | StoreError::Statement(_) => true,
             },
@@ -285,6 +292,7 @@ impl RagError {
             | RagError::Reembedding(_)
             | RagError::NoReembedding(_)
             | RagError::NoLexicalIndex { .. }
+            | RagError::LexicalOff(_)
             | RagError::Extract(_)
             | RagError::Model(_) => false,
         }

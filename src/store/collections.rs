@@ -27,6 +27,17 @@ pub struct Collection {
     pub index: VectorIndex,
     /// Keys of the metadata whose order comparisons have an index.
     pub fields: Vec<String>,
+    /// Whether it has a lexical index: searches for words read one, and its words are readable in the database.
+    pub lexical: bool,
+}
+
+/// What becomes of the words of a collection's documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// They stand in a lexical index.
+    Indexed,
+    /// They are found by their vectors only.
+    NotIndexed,
 }
 
 impl FromRow for Collection {
@@ -37,6 +48,7 @@ impl FromRow for Collection {
             name: row.get("name"),
             index: VectorIndex::from_row(row, space.dimension),
             fields: row.get("fields"),
+            lexical: row.get("lexical"),
             space,
             other: row.get::<_, Option<String>>("other_id").map(|id| OtherSpace {
                 space: space_of(id, row.get("other_model"), row.get("other_dimension")),
@@ -57,7 +69,7 @@ fn space_of(id: String, model: String, dimension: i32) -> EmbeddingSpace {
 }
 
 const COLUMNS: &str = "
-    SELECT c.id, c.name, c.space_id, s.model, s.dimension, c.created_at,
+    SELECT c.id, c.name, c.lexical, c.space_id, s.model, s.dimension, c.created_at,
            o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
            o.state = 'filling' AS other_filling, o.job_id AS other_job,
            extract(epoch FROM now() - o.since)::float8 AS other_age, coalesce(v.version, 0) AS version,
@@ -90,24 +102,36 @@ impl Collection {
 }
 
 impl Store {
-    /// Makes a collection bound to `space`.
+    /// Makes a collection bound to `space`, with a lexical index.
     pub async fn create_collection(
         &self,
         tenant: TenantId,
         name: &str,
         space: &EmbeddingSpace,
     ) -> Result<Collection, StoreError> {
+        self.create_collection_with(tenant, name, space, Words::Indexed).await
+    }
+
+    /// [`Store::create_collection`], also without a lexical index.
+    pub async fn create_collection_with(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        space: &EmbeddingSpace,
+        words: Words,
+    ) -> Result<Collection, StoreError> {
         self.register_space(space).await?;
         let inserted = self
             .tenant(tenant)
             .await?
             .execute_typed(
-                "INSERT INTO collections (id, tenant_id, name, space_id) VALUES ($1, $2, $3, $4)",
+                "INSERT INTO collections (id, tenant_id, name, space_id, lexical) VALUES ($1, $2, $3, $4, $5)",
                 &[
                     (&Uuid::now_v7(), Type::UUID),
                     (&tenant.0, Type::UUID),
                     (&name, Type::TEXT),
                     (&space.id, Type::TEXT),
+                    (&(words == Words::Indexed), Type::BOOL),
                 ],
             )
             .await;

@@ -9,7 +9,11 @@ use time::OffsetDateTime;
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
-use super::{FromRow, Store, StoreError, TenantId};
+use super::{
+    Store, StoreError, TenantId,
+    sealed::{ANSWER, ANSWER_COMMENT, ANSWER_QUESTION, SealError, Seals, Text},
+};
+use crate::config::KeyId;
 
 /// An answer to be recorded.
 #[derive(Debug, Clone)]
@@ -74,28 +78,29 @@ impl Rating {
     }
 }
 
-impl FromRow for RatedAnswer {
-    fn from_row(row: &Row) -> Self {
+impl RatedAnswer {
+    fn open(row: &Row, seals: Seals<'_>) -> Result<Self, StoreError> {
+        let id = row.get("id");
         let numbers: Vec<i32> = row.get("numbers");
         let documents: Vec<Uuid> = row.get("documents");
         let passages: Vec<Uuid> = row.get("passages");
         let places = numbers.into_iter().zip(documents).zip(passages);
-        Self {
-            id: row.get("id"),
+        Ok(Self {
+            id,
             collection: row.get("collection"),
-            question: row.get("question"),
-            answer: row.get("answer"),
+            question: seals.text(row, id, ANSWER_QUESTION)?,
+            answer: seals.text(row, id, ANSWER)?,
             method: row.get("method"),
             backend: row.get("backend"),
             // The column's check leaves only these two.
             rating: if row.get::<_, &str>("rating") == "up" { Rating::Up } else { Rating::Down },
-            comment: row.get("comment"),
+            comment: seals.text(row, id, ANSWER_COMMENT)?,
             created_at: row.get("created_at"),
             rated_at: row.get("rated_at"),
             citations: places
                 .map(|((n, document), passage)| QuotedPassage { n, document, passage })
                 .collect(),
-        }
+        })
     }
 }
 
@@ -108,6 +113,7 @@ impl Store {
         let passages: Vec<Uuid> = answer.citations.iter().map(|place| place.passage).collect();
         let numbers: Vec<i32> = answer.citations.iter().map(|place| place.n).collect();
         let (question, text) = answer.texts.as_ref().map(|(question, text)| (question, text)).unzip();
+        let texts = AnswerTexts::of(self.seals(answer.tenant), answer.id, question, text, None)?;
         let elapsed_ms = i64::try_from(answer.elapsed.as_millis()).unwrap_or(i64::MAX);
         self.tenant(answer.tenant)
             .await?
@@ -123,9 +129,11 @@ impl Store {
                      SELECT (SELECT count(*) FROM place) = cardinality($13::uuid[]) AS texts
                  ), answer AS (
                      INSERT INTO answers (id, tenant_id, key_id, collection_id, question, answer, method, backend,
-                                          prompt_tokens, completion_tokens, cost_nano, elapsed_ms)
+                                          prompt_tokens, completion_tokens, cost_nano, elapsed_ms,
+                                          sealed_question, sealed_answer, sealed_by)
                      SELECT $1, $2, $3, c.id, CASE WHEN kept.texts THEN $5 END, CASE WHEN kept.texts THEN $6 END,
-                            $7, $8, $9, $10, $11, $12
+                            $7, $8, $9, $10, $11, $12, CASE WHEN kept.texts THEN $16 END,
+                            CASE WHEN kept.texts THEN $17 END, CASE WHEN kept.texts THEN $18 END
                      FROM kept, collections c WHERE c.id = $4 AND c.tenant_id = $2
                      RETURNING id
                  ) INSERT INTO answer_citations (answer_id, document_id, passage_id, n)
@@ -136,8 +144,8 @@ impl Store {
                     (&answer.tenant.0, Type::UUID),
                     (&answer.key, Type::UUID),
                     (&answer.collection, Type::UUID),
-                    (&question, Type::TEXT),
-                    (&text, Type::TEXT),
+                    (&texts.question.plain, Type::TEXT),
+                    (&texts.answer.plain, Type::TEXT),
                     (&answer.method, Type::TEXT),
                     (&answer.backend, Type::TEXT),
                     (&answer.prompt_tokens, Type::INT8),
@@ -147,6 +155,9 @@ impl Store {
                     (&documents, Type::UUID_ARRAY),
                     (&passages, Type::UUID_ARRAY),
                     (&numbers, Type::INT4_ARRAY),
+                    (&texts.question.sealed, Type::BYTEA),
+                    (&texts.answer.sealed, Type::BYTEA),
+                    (&texts.sealed_by, Type::INT4),
                 ],
             )
             .await?;
@@ -161,20 +172,41 @@ impl Store {
         rating: Rating,
         comment: Option<&str>,
     ) -> Result<bool, StoreError> {
-        let rated = self
-            .tenant(tenant)
-            .await?
+        let mut connection = self.tenant(tenant).await?;
+        let transaction = connection.transaction().await?;
+        let stored = transaction
+            .query_typed_opt(
+                "SELECT question, answer, sealed_by, sealed_question, sealed_answer FROM answers
+                 WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE",
+                &[(&tenant.0, Type::UUID), (&answer, Type::UUID)],
+            )
+            .await?;
+        let Some(stored) = stored else { return Ok(false) };
+        // A row has one key: what stands in it is written anew with the remark.
+        let seals = self.seals(tenant);
+        let question = seals.text(&stored, answer, ANSWER_QUESTION)?;
+        let text = seals.text(&stored, answer, ANSWER)?;
+        let texts = AnswerTexts::of(seals, answer, question.as_deref(), text.as_deref(), comment)?;
+        transaction
             .execute_typed(
-                "UPDATE answers SET rating = $3, comment = $4, rated_at = now() WHERE tenant_id = $1 AND id = $2",
+                "UPDATE answers SET rating = $2, rated_at = now(), question = $3, answer = $4, comment = $5,
+                                    sealed_question = $6, sealed_answer = $7, sealed_comment = $8, sealed_by = $9
+                 WHERE id = $1",
                 &[
-                    (&tenant.0, Type::UUID),
                     (&answer, Type::UUID),
                     (&rating.name(), Type::TEXT),
-                    (&comment, Type::TEXT),
+                    (&texts.question.plain, Type::TEXT),
+                    (&texts.answer.plain, Type::TEXT),
+                    (&texts.comment.plain, Type::TEXT),
+                    (&texts.question.sealed, Type::BYTEA),
+                    (&texts.answer.sealed, Type::BYTEA),
+                    (&texts.comment.sealed, Type::BYTEA),
+                    (&texts.sealed_by, Type::INT4),
                 ],
             )
             .await?;
-        Ok(rated > 0)
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Rated answers in the order they were given, `limit` of them after the one given.
@@ -200,7 +232,7 @@ impl Store {
                 &[(&tenant.0, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)],
             )
             .await?;
-        Ok(rows.iter().map(RatedAnswer::from_row).collect())
+        rows.iter().map(|row| RatedAnswer::open(row, self.seals(tenant))).collect()
     }
 
     /// Removes answers of every tenant that are older, `limit` of them at most; says how many.
@@ -212,5 +244,36 @@ impl Store {
             .query_typed_one("SELECT sweep_answers($1, $2)", &[(&days, Type::INT4), (&limit, Type::INT8)])
             .await?;
         Ok(u64::try_from(removed.get::<_, i64>(0)).unwrap_or(0))
+    }
+}
+
+/// Texts of an answer, as its row holds them.
+struct AnswerTexts<'a> {
+    question: Text<'a>,
+    answer: Text<'a>,
+    comment: Text<'a>,
+    /// Null too where there is nothing to seal.
+    sealed_by: Option<KeyId>,
+}
+
+impl<'a> AnswerTexts<'a> {
+    fn of<T: AsRef<str> + ?Sized>(
+        seals: Seals<'_>,
+        id: Uuid,
+        question: Option<&'a T>,
+        answer: Option<&'a T>,
+        comment: Option<&'a T>,
+    ) -> Result<Self, SealError> {
+        let written = |column, text: Option<&'a T>| match text {
+            Some(text) => seals.seal_text(id, column, text.as_ref()),
+            None => Ok(Text::default()),
+        };
+        let any = question.or(answer).or(comment).is_some();
+        Ok(Self {
+            question: written(ANSWER_QUESTION, question)?,
+            answer: written(ANSWER, answer)?,
+            comment: written(ANSWER_COMMENT, comment)?,
+            sealed_by: seals.writing().filter(|_| any),
+        })
     }
 }

@@ -7,7 +7,10 @@ use time::OffsetDateTime;
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
-use super::{FromRow, Store, StoreError, TenantId};
+use super::{
+    Store, StoreError, TenantId,
+    sealed::{JOB_PAYLOAD, JOB_RESULT, STEP_OUTCOME, Seals},
+};
 
 /// Work to be queued.
 #[derive(Debug, Clone)]
@@ -78,13 +81,14 @@ impl JobState {
     }
 }
 
-impl FromRow for Job {
-    fn from_row(row: &Row) -> Self {
-        Self {
-            id: row.get("id"),
+impl Job {
+    fn open(row: &Row, seals: Seals<'_>) -> Result<Self, StoreError> {
+        let id = row.get("id");
+        Ok(Self {
+            id,
             kind: row.get("kind"),
             state: JobState::from_name(row.get("state")),
-            result: row.get("result"),
+            result: seals.bytes(row, id, JOB_RESULT, 0)?,
             done: row.get("done"),
             total: row.get("total"),
             attempts: row.get("attempts"),
@@ -93,13 +97,14 @@ impl FromRow for Job {
             updated_at: row.get("updated_at"),
             finished_at: row.get("finished_at"),
             expires_at: row.get("expires_at"),
-        }
+        })
     }
 }
 
 /// What outlived its time is gone, whether or not it has been swept yet.
 const LIVING: &str = "
-    SELECT id, kind, state, result, done, total, attempts, error, created_at, updated_at, finished_at, expires_at
+    SELECT id, kind, state, result, sealed_by, done, total, attempts, error, created_at, updated_at, finished_at,
+           expires_at
     FROM jobs WHERE tenant_id = $1 AND (expires_at IS NULL OR expires_at > now())";
 
 impl Store {
@@ -108,6 +113,8 @@ impl Store {
     /// Fails with [`StoreError::TooManyJobs`] when the tenant has `most` that have not ended.
     pub async fn enqueue_job(&self, tenant: TenantId, job: &NewJob, most: i64) -> Result<Uuid, StoreError> {
         let id = Uuid::now_v7();
+        let seals = self.seals(tenant);
+        let payload = seals.seal_bytes(id, JOB_PAYLOAD, 0, &job.payload)?;
         let mut connection = self.tenant(tenant).await?;
         let transaction = connection.transaction().await?;
         // One at a time for a tenant, so that the count is true.
@@ -119,19 +126,20 @@ impl Store {
             .await?;
         let queued = transaction
             .execute_typed(
-                "INSERT INTO jobs (id, tenant_id, kind, payload, total, max_attempts, keep, key_id)
-                 SELECT $1, $2, $3, $4, $5, $6, make_interval(secs => $7), $9
+                "INSERT INTO jobs (id, tenant_id, kind, payload, total, max_attempts, keep, key_id, sealed_by)
+                 SELECT $1, $2, $3, $4, $5, $6, make_interval(secs => $7), $9, $10
                  WHERE (SELECT count(*) FROM jobs WHERE tenant_id = $2 AND state IN ('queued', 'running')) < $8",
                 &[
                     (&id, Type::UUID),
                     (&tenant.0, Type::UUID),
                     (&job.kind, Type::TEXT),
-                    (&job.payload, Type::BYTEA),
+                    (&payload, Type::BYTEA),
                     (&job.total, Type::INT8),
                     (&job.max_attempts, Type::INT4),
                     (&job.keep.as_secs_f64(), Type::FLOAT8),
                     (&most, Type::INT8),
                     (&job.key, Type::UUID),
+                    (&seals.writing(), Type::INT4),
                 ],
             )
             .await?;
@@ -146,7 +154,7 @@ impl Store {
             .await?
             .query_typed_opt(&format!("{LIVING} AND id = $2"), &[(&tenant.0, Type::UUID), (&id, Type::UUID)])
             .await?;
-        Ok(row.map(|row| Job::from_row(&row)))
+        row.map(|row| Job::open(&row, self.seals(tenant))).transpose()
     }
 
     /// The latest jobs, the newest first, `limit` of them at most.
@@ -159,7 +167,7 @@ impl Store {
                 &[(&tenant.0, Type::UUID), (&limit, Type::INT8)],
             )
             .await?;
-        Ok(rows.iter().map(Job::from_row).collect())
+        rows.iter().map(|row| Job::open(row, self.seals(tenant))).collect()
     }
 
     /// Outcomes of the steps that a job has recorded, in the order of their positions.
@@ -168,11 +176,13 @@ impl Store {
             .tenant(tenant)
             .await?
             .query_typed(
-                "SELECT outcome FROM job_steps WHERE tenant_id = $1 AND job_id = $2 ORDER BY position",
+                "SELECT position, outcome, sealed_by FROM job_steps WHERE tenant_id = $1 AND job_id = $2 ORDER BY position",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;
-        Ok(rows.iter().map(|row| row.get("outcome")).collect())
+        let seals = self.seals(tenant);
+        let opened = rows.iter().map(|row| seals.bytes(row, id, STEP_OUTCOME, row.get("position")));
+        opened.map(|outcome| Ok(outcome?.unwrap_or_default())).collect()
     }
 
     /// Ends a job that has not ended; one that has stays as it is.
@@ -182,8 +192,8 @@ impl Store {
         self.tenant(tenant)
             .await?
             .execute_typed(
-                "UPDATE jobs SET state = 'cancelled', lease_token = NULL, payload = NULL, updated_at = now(),
-                                 finished_at = now(), expires_at = now() + keep
+                "UPDATE jobs SET state = 'cancelled', lease_token = NULL, payload = NULL, sealed_by = NULL,
+                                 updated_at = now(), finished_at = now(), expires_at = now() + keep
                  WHERE tenant_id = $1 AND id = $2 AND state IN ('queued', 'running')",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )

@@ -4,12 +4,15 @@
 //! write names it, so that a worker that was believed dead changes nothing when
 //! it comes back. A job whose lease has run out is taken again.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use tokio_postgres::{Transaction, types::Type};
 use uuid::Uuid;
 
-use super::{Parameter, Store, StoreError, TenantId};
+use super::{
+    Parameter, Store, StoreError, TenantId,
+    sealed::{JOB_PAYLOAD, JOB_RESULT, STEP_OUTCOME, Seals},
+};
 
 /// The right to work on a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +62,11 @@ pub enum Retry {
 /// Completed with the parameters of [`fence`].
 const HELD: &str = "id = $1 AND tenant_id = $2 AND lease_token = $3";
 
-/// For ended jobs: `$4` is the new state.
+/// For ended jobs: `$4` is the new state. One that failed keeps what was to be done, and has no result.
 const END: &str = "
     UPDATE jobs SET state = $4, result = $5, error = $6, lease_token = NULL, updated_at = now(), finished_at = now(),
                     payload = CASE WHEN $4 = 'failed' THEN payload END,
+                    sealed_by = CASE WHEN $4 = 'failed' THEN sealed_by ELSE $7 END,
                     expires_at = now() + keep * CASE WHEN $4 = 'failed' THEN 7 ELSE 1 END";
 
 impl Store {
@@ -82,13 +86,16 @@ impl Store {
             .await?;
         let Some(claimed) = claimed else { return Ok(None) };
         let lease = Lease { tenant: TenantId(claimed.get("tenant")), job: claimed.get("job"), token };
-        let statement = format!("SELECT key_id, kind, payload, done, total, attempts FROM jobs WHERE {HELD}");
+        let statement =
+            format!("SELECT key_id, kind, payload, sealed_by, done, total, attempts FROM jobs WHERE {HELD}");
         let row = self.tenant(lease.tenant).await?.query_typed_opt(&statement, &fence(&lease)).await?;
-        Ok(row.map(|row| ClaimedJob {
+        let Some(row) = row else { return Ok(None) };
+        let payload = self.seals(lease.tenant).bytes(&row, lease.job, JOB_PAYLOAD, 0)?;
+        Ok(Some(ClaimedJob {
             lease,
             key: row.get("key_id"),
             kind: row.get("kind"),
-            payload: row.get::<_, Option<_>>("payload").unwrap_or_default(),
+            payload: payload.unwrap_or_default(),
             done: row.get("done"),
             total: row.get("total"),
             attempts: row.get("attempts"),
@@ -108,7 +115,7 @@ impl Store {
     pub async fn record_step(&self, lease: &Lease, step: JobStep<'_>) -> Result<(), StoreError> {
         let mut connection = self.tenant(lease.tenant).await?;
         let transaction = connection.transaction().await?;
-        record_step(&transaction, lease, step).await?;
+        record_step(&transaction, self.seals(lease.tenant), lease, step).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -152,7 +159,14 @@ impl Store {
         error: Option<&str>,
     ) -> Result<(), StoreError> {
         let statement = format!("{END} WHERE {HELD}");
-        let parameters: [Parameter; 3] = [(&state, Type::TEXT), (&result, Type::BYTEA), (&error, Type::TEXT)];
+        let seals = self.seals(lease.tenant);
+        let result = result.map(|result| seals.seal_bytes(lease.job, JOB_RESULT, 0, result)).transpose()?;
+        let parameters: [Parameter; 4] = [
+            (&state, Type::TEXT),
+            (&result, Type::BYTEA),
+            (&error, Type::TEXT),
+            (&seals.writing(), Type::INT4),
+        ];
         self.write_held(lease, &statement, &parameters).await
     }
 
@@ -175,15 +189,17 @@ impl Store {
 /// transaction is then not to be committed. Until it ends, nobody can take or cancel the job.
 pub(super) async fn record_step(
     transaction: &Transaction<'_>,
+    seals: Seals<'_>,
     lease: &Lease,
     step: JobStep<'_>,
 ) -> Result<(), StoreError> {
-    record_steps(transaction, lease, &[step]).await
+    record_steps(transaction, seals, lease, &[step]).await
 }
 
 /// [`record_step`] for several pieces; the last says how far the job is with them.
 pub(super) async fn record_steps(
     transaction: &Transaction<'_>,
+    seals: Seals<'_>,
     lease: &Lease,
     steps: &[JobStep<'_>],
 ) -> Result<(), StoreError> {
@@ -193,19 +209,23 @@ pub(super) async fn record_steps(
         "WITH held AS (
              UPDATE jobs SET done = $4, total = $5, attempts = 1, updated_at = now() WHERE {HELD} RETURNING id, tenant_id
          ), step AS (
-             INSERT INTO job_steps (job_id, tenant_id, position, outcome)
-             SELECT id, tenant_id, position, outcome
+             INSERT INTO job_steps (job_id, tenant_id, position, outcome, sealed_by)
+             SELECT id, tenant_id, position, outcome, $8
              FROM held, unnest($6::bigint[], $7::bytea[]) AS new (position, outcome)
              ON CONFLICT (job_id, position) DO NOTHING
          ) SELECT FROM held"
     );
     let positions: Vec<i64> = steps.iter().map(|step| step.position).collect();
-    let outcomes: Vec<&[u8]> = steps.iter().map(|step| step.outcome).collect();
-    let parameters: [Parameter; 4] = [
+    let outcomes = steps.iter();
+    let outcomes =
+        outcomes.map(|step| seals.seal_bytes(lease.job, STEP_OUTCOME, step.position, step.outcome));
+    let outcomes: Vec<Cow<'_, [u8]>> = outcomes.collect::<Result<_, _>>()?;
+    let parameters: [Parameter; 5] = [
         (&last.done, Type::INT8),
         (&last.total, Type::INT8),
         (&positions, Type::INT8_ARRAY),
         (&outcomes, Type::BYTEA_ARRAY),
+        (&seals.writing(), Type::INT4),
     ];
     let all = [fence(lease).as_slice(), &parameters].concat();
     match transaction.query_typed_opt(&statement, &all).await? {

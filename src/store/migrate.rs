@@ -147,6 +147,7 @@ async fn grant(client: &Client, role: &str) -> Result<(), StoreError> {
                             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO %1$I;
                             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO %1$I;
                             REVOKE INSERT, UPDATE, DELETE ON api_keys FROM %1$I;
+                            REVOKE UPDATE, DELETE ON encryption_keys FROM %1$I;
                             REVOKE UPDATE, DELETE ON audit_log FROM %1$I;
                             GRANT UPDATE (outcome) ON audit_log TO %1$I', $1) AS statements
              WHERE $1 <> current_user",

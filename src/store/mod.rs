@@ -22,13 +22,14 @@ mod reach;
 mod reembedding;
 mod replica;
 mod routes;
+mod sealed;
 mod session;
 mod shards;
 mod tenants;
 mod usage;
 
 pub use audit::{AuditEntry, DONE, NewAuditEntry};
-pub use collections::Collection;
+pub use collections::{Collection, Words};
 pub use documents::{
     Document, DocumentImage, DocumentPage, DocumentStep, DocumentSummary, DocumentVersion, EarlierPassage,
     ExpectedVersion, NewDocument, NewPassage, PassageSet, SaveOutcome, Saved, Standing,
@@ -51,12 +52,14 @@ pub use reach::wait_until_reachable;
 pub use reembedding::{OtherSpace, OtherState, Previous, SpaceAdded, SpaceProgress, SpaceSwitch, StoredText};
 use replica::Role;
 pub use routes::RouteChoice;
+use sealed::Keyring;
+pub use sealed::{Rekeyed, RetiredKeys, SealError, SealedTable};
 use session::{Cancellable, Session, Sessions, TenantSession, see_tenant};
 pub use shards::{Shard, ShardAdmin, ShardState};
 pub use tenants::{Tenant, TenantAdmin, TenantError, TenantIsolation};
 pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent, UsageSum};
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use bb8::{CustomizeConnection, Pool, PooledConnection, RunError};
 use futures_util::future::BoxFuture;
@@ -68,7 +71,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use crate::config::PoolSettings;
+use crate::config::{EncryptionSettings, PoolSettings};
 
 /// Whose rows are read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +88,8 @@ pub struct Store {
     pool: Pool<Sessions>,
     most_connections: u32,
     pgvector: Pgvector,
+    /// Empty before [`Store::with_keys`].
+    keyring: Arc<Keyring>,
     role: Role,
 }
 
@@ -124,7 +129,13 @@ impl Store {
     pub async fn connect(url: &SecretString, settings: &PoolSettings) -> Result<Self, StoreError> {
         let pool = Self::pool(url, settings)?;
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
-        Ok(Self { pool, most_connections: most_connections(settings), pgvector, role: Role::Primary(None) })
+        Ok(Self {
+            pool,
+            most_connections: most_connections(settings),
+            pgvector,
+            keyring: Arc::new(Keyring::new(&EncryptionSettings::default())),
+            role: Role::Primary(None),
+        })
     }
 
     fn pool(url: &SecretString, settings: &PoolSettings) -> Result<Pool<Sessions>, StoreError> {
@@ -274,6 +285,9 @@ pub enum StoreError {
     /// The job was cancelled, or another worker has taken it.
     #[error("this worker no longer holds the job: it was cancelled, or its lease ran out")]
     LeaseLost,
+    /// A text cannot be sealed or opened; the message says what to do.
+    #[error(transparent)]
+    Sealed(#[from] SealError),
     /// A migration failed.
     #[error("the database could not be migrated: {0}")]
     Migration(String),
@@ -297,6 +311,7 @@ impl StoreError {
             | StoreError::CollectionExists(_)
             | StoreError::VersionChanged(_)
             | StoreError::LeaseLost
+            | StoreError::Sealed(_)
             | StoreError::Migration(_)
             | StoreError::Statement(_) => false,
         }
@@ -312,6 +327,7 @@ impl From<tokio_postgres::Error> for StoreError {
                 session::primary_has_moved();
                 StoreError::Unavailable(describe(&error))
             }
+            Some(_) if sealed::is_retired(&error) => SealError::Retired.into(),
             Some(_) => StoreError::Statement(error),
             // Without a code the server did not speak: the connection failed. A value that
             // could not be converted has no code either and is a defect.

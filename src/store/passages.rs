@@ -6,10 +6,11 @@ use tokio_postgres::{Client, Row, Transaction, types::Type};
 use uuid::Uuid;
 
 use super::{
-    Candidates, Collection, Filter, FromRow, PlanKind, SearchPlan, Store, StoreError, TenantId,
+    Candidates, Collection, Filter, PlanKind, SearchPlan, Store, StoreError, TenantId,
     filter::Parameters,
     indexes::exact_order,
     plans::{MAX_SCAN_TUPLES, place, probe, trusted},
+    sealed::{PASSAGE_CONTENT, PASSAGE_HEADING, Seals},
     see_tenant,
     shards::{given_by_shards, nearest_of_each},
 };
@@ -73,10 +74,12 @@ pub struct SearchScores {
     pub rerank: Option<f32>,
 }
 
-impl FromRow for FoundPassage {
-    fn from_row(row: &Row) -> Self {
-        Self {
-            id: row.get("id"),
+impl FoundPassage {
+    /// Of a row with the passage, its document, and what is sealed of it.
+    pub(super) fn open(row: &Row, seals: Seals<'_>) -> Result<Self, StoreError> {
+        let id = row.get("id");
+        Ok(Self {
+            id,
             document_id: row.get("document_id"),
             document_version: row.get("document_version"),
             external_id: row.get("external_id"),
@@ -84,12 +87,12 @@ impl FromRow for FoundPassage {
             title: row.get("title"),
             source: row.get("source"),
             format: row.get("format"),
-            heading: row.get("heading"),
-            content: row.get("content"),
+            heading: seals.text(row, id, PASSAGE_HEADING)?,
+            content: seals.needed_text(row, id, PASSAGE_CONTENT)?,
             metadata: row.get("metadata"),
             similarity: row.get("similarity"),
             scores: SearchScores::default(),
-        }
+        })
     }
 }
 
@@ -162,8 +165,9 @@ impl Store {
         if !rows.first().is_some_and(|row| row.get("held")) {
             return Err(StoreError::SpacesChanged(query.collection.name.clone()));
         }
-        let passages = found(&rows).map(FoundPassage::from_row);
-        let passages = passages.filter(|passage| passage.similarity >= query.min_similarity).collect();
+        let near = found(&rows).filter(|row| row.get::<_, f32>("similarity") >= query.min_similarity);
+        let seals = self.seals(query.tenant);
+        let passages = near.map(|row| FoundPassage::open(row, seals)).collect::<Result<_, _>>()?;
         Ok(NearestPassages { passages, plan })
     }
 
@@ -249,7 +253,8 @@ impl Store {
         let readable = parameters.add(query.collection.readable(), Type::TEXT_ARRAY);
         // Whether the space is whole is read in the same snapshot as its passages.
         let statement = format!(
-            "SELECT held.*, near.*, d.version AS document_version, d.external_id, d.title, d.source, d.format FROM (
+            "SELECT held.*, near.*, d.version AS document_version, d.external_id, d.title, d.source, d.format,
+                    s.sealed_by, s.sealed_heading, s.sealed_content FROM (
                  SELECT EXISTS (SELECT FROM collection_spaces h
                      WHERE h.collection_id = {collection} AND h.tenant_id = {tenant} AND h.space_id = {space}
                        AND h.state = ANY({readable})) AS held
@@ -259,6 +264,7 @@ impl Store {
                  FROM ({nearest}) c
                  ORDER BY c.embedding <=> {vector} LIMIT {limit}
              ) near ON true LEFT JOIN documents d ON d.id = near.document_id
+             LEFT JOIN sealed_passages s ON s.passage_id = near.id
              ORDER BY near.similarity DESC, near.id"
         );
         Ok(transaction.query_typed(&statement, &parameters.as_slice()).await?)

@@ -11,8 +11,9 @@ use tokio_postgres::{Row, Transaction, types::Type};
 use uuid::Uuid;
 
 use super::{
-    Collection, FromRow, NewPassage, Store, StoreError, TenantId,
+    Collection, NewPassage, Store, StoreError, TenantId,
     documents::{PassageOwner, PassagePlace},
+    sealed::{DOCUMENT_CONTENT, DOCUMENT_IMAGE, Seals},
 };
 use crate::config::EmbeddingSpace;
 
@@ -85,16 +86,17 @@ pub struct StoredText {
     pub image: Option<Vec<u8>>,
 }
 
-impl FromRow for StoredText {
-    fn from_row(row: &Row) -> Self {
-        Self {
-            id: row.get("id"),
+impl StoredText {
+    fn open(row: &Row, seals: Seals<'_>) -> Result<Self, StoreError> {
+        let id = row.get("id");
+        Ok(Self {
+            id,
             content_hash: row.get("content_hash"),
             title: row.get("title"),
             format: row.get("format"),
-            content: row.get("content"),
-            image: row.get("image"),
-        }
+            content: seals.needed_text(row, id, DOCUMENT_CONTENT)?,
+            image: seals.bytes(row, id, DOCUMENT_IMAGE, 0)?,
+        })
     }
 }
 
@@ -267,11 +269,12 @@ impl Store {
             .tenant(tenant)
             .await?
             .query_typed_opt(
-                "SELECT id, content_hash, title, format, content, image FROM documents WHERE tenant_id = $1 AND id = $2",
+                "SELECT id, content_hash, title, format, content, image, sealed_by, sealed_content
+                 FROM documents WHERE tenant_id = $1 AND id = $2",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;
-        Ok(row.map(|row| StoredText::from_row(&row)))
+        row.map(|row| StoredText::open(&row, self.seals(tenant))).transpose()
     }
 
     /// Adds a document's passages of another space. Nothing is added when the document was changed

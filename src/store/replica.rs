@@ -53,6 +53,7 @@ impl Store {
             pool: Self::pool(url, &settings)?,
             most_connections: most_connections(&settings),
             pgvector: self.pgvector.clone(),
+            keyring: Arc::clone(&self.keyring),
             role: Role::Replica,
         };
         let failed_until = match store.identity().await {

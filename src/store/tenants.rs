@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use futures_util::TryStreamExt;
 use secrecy::SecretString;
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio_postgres::{
     Client, IsolationLevel, Row, Transaction,
@@ -16,8 +18,13 @@ use uuid::Uuid;
 use super::{
     FromRow, Store, StoreError, TenantId,
     indexes::{Driver, open},
+    sealed::{
+        ANSWER, ANSWER_COMMENT, ANSWER_QUESTION, DOCUMENT_CONTENT, DOCUMENT_IMAGE, JOB_PAYLOAD, JOB_RESULT,
+        PASSAGE_CONTENT, PASSAGE_HEADING, STEP_OUTCOME, Seals,
+    },
     see_tenant,
 };
+use crate::config::KeyId;
 
 /// Whose rows are kept apart from those of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,8 +260,8 @@ impl Store {
             .await?;
         see_tenant(&transaction, tenant)?;
         transaction.query_typed("SELECT set_config('statement_timeout', '0', true)", &[]).await?;
-        for (kind, things) in EXPORTED {
-            export(&transaction, tenant, kind, things, &mut write).await?;
+        for exported in EXPORTED {
+            export(&transaction, self.seals(tenant), exported, &mut write).await?;
         }
         Ok(transaction.commit().await?)
     }
@@ -262,60 +269,137 @@ impl Store {
 
 async fn export(
     transaction: &Transaction<'_>,
-    tenant: TenantId,
-    kind: &'static str,
-    things: &str,
+    seals: Seals<'_>,
+    Exported { kind, things, texts }: Exported,
     write: &mut impl FnMut(&'static str, &str) -> std::io::Result<()>,
 ) -> Result<(), TenantError> {
-    let statement = format!("SELECT row_to_json(thing)::text AS line FROM ({things}) thing");
-    let rows = transaction.query_typed_raw(&statement, [(&tenant.0, Type::UUID)]).await?;
+    let rows = transaction.query_typed_raw(things, [(&seals.tenant().0, Type::UUID)]).await?;
     let mut rows = std::pin::pin!(rows);
     while let Some(row) = rows.try_next().await? {
-        write(kind, row.get("line"))?;
+        let mut line: String = row.get("line");
+        for (name, text) in texts(&row, seals)? {
+            // Behind the last of what the database has told: numbers stay as exact as they are there.
+            line.truncate(line.len() - 1);
+            line.push_str(&format!(",\"{name}\":{text}}}"));
+        }
+        write(kind, &line)?;
     }
     Ok(())
 }
 
-/// What belongs to the tenant `$1`, by kind.
-const EXPORTED: [(&str, &str); 7] = [
-    ("tenant", "SELECT id, name, created_at FROM tenants WHERE id = $1"),
-    (
-        "collections",
-        "SELECT id, name, space_id AS space, created_at FROM collections WHERE tenant_id = $1 ORDER BY id",
-    ),
-    (
-        "documents",
-        r"SELECT d.id, c.name AS collection, d.external_id, d.title, d.source, d.format, d.metadata, d.content,
-                 translate(encode(d.image, 'base64'), E'\n', '') AS image_base64, d.created_at, d.updated_at
-          FROM documents d JOIN collections c ON c.id = d.collection_id WHERE d.tenant_id = $1 ORDER BY d.id",
-    ),
-    (
-        "passages",
-        "SELECT p.id, p.document_id, p.space_id AS space, p.ordinal, p.heading, p.content, p.metadata
-         FROM passages p JOIN collection_spaces h
-              ON (h.collection_id, h.tenant_id, h.space_id) = (p.collection_id, p.tenant_id, p.space_id)
-         WHERE p.tenant_id = $1 AND h.state <> 'dropping' ORDER BY p.document_id, p.space_id, p.ordinal",
-    ),
-    (
-        "jobs",
-        "SELECT j.id, j.kind, j.state, j.done, j.total, j.error, j.key_id, j.created_at, j.finished_at,
-                convert_from(j.payload, 'UTF8') AS payload, convert_from(j.result, 'UTF8') AS result,
-                ARRAY(SELECT convert_from(s.outcome, 'UTF8') FROM job_steps s WHERE s.job_id = j.id
-                      ORDER BY s.position) AS steps
-         FROM jobs j WHERE j.tenant_id = $1 ORDER BY j.id",
-    ),
-    (
-        "usage",
-        "SELECT day, key_id, operation, backend, requests, embed_tokens, prompt_tokens, completion_tokens,
-                estimated_tokens, cost_nano
-         FROM usage_daily WHERE tenant_id = $1 ORDER BY day, key_id, operation, backend",
-    ),
-    (
-        "answers",
-        "SELECT a.id, c.name AS collection, a.key_id, a.question, a.answer, a.method, a.backend, a.prompt_tokens,
-                a.completion_tokens, a.cost_nano, a.elapsed_ms, a.rating, a.comment, a.rated_at, a.created_at,
-                ARRAY(SELECT json_build_object('n', q.n, 'document_id', q.document_id, 'passage_id', q.passage_id)
-                      FROM answer_citations q WHERE q.answer_id = a.id ORDER BY q.n, q.passage_id) AS citations
-         FROM answers a JOIN collections c ON c.id = a.collection_id WHERE a.tenant_id = $1 ORDER BY a.id",
-    ),
+/// A kind of thing that a tenant has.
+#[derive(Clone, Copy)]
+struct Exported {
+    kind: &'static str,
+    /// Selects those of the tenant `$1`: an object of JSON as `line`, and what `texts` reads.
+    things: &'static str,
+    /// More for the object, by name: what may be sealed.
+    texts: Texts,
+}
+
+type Texts = fn(&Row, Seals<'_>) -> Result<Vec<(&'static str, Value)>, StoreError>;
+
+const NO_TEXTS: Texts = |_, _| Ok(Vec::new());
+
+/// What belongs to a tenant.
+const EXPORTED: [Exported; 7] = [
+    Exported {
+        kind: "tenant",
+        things: "SELECT row_to_json(thing)::text AS line FROM (
+                     SELECT id, name, created_at FROM tenants WHERE id = $1) thing",
+        texts: NO_TEXTS,
+    },
+    Exported {
+        kind: "collections",
+        things: "SELECT row_to_json(thing)::text AS line FROM (
+                     SELECT id, name, space_id AS space, lexical, created_at FROM collections
+                     WHERE tenant_id = $1 ORDER BY id) thing",
+        texts: NO_TEXTS,
+    },
+    Exported {
+        kind: "documents",
+        things: "SELECT row_to_json(thing)::text AS line, d.id, d.content, d.image, d.sealed_by, d.sealed_content
+                 FROM documents d JOIN collections c ON c.id = d.collection_id, LATERAL (
+                     SELECT d.id, c.name AS collection, d.external_id, d.title, d.source, d.format, d.metadata,
+                            d.created_at, d.updated_at) thing
+                 WHERE d.tenant_id = $1 ORDER BY d.id",
+        texts: |row, seals| {
+            let id = row.get("id");
+            let image = seals.bytes(row, id, DOCUMENT_IMAGE, 0)?;
+            Ok(vec![
+                ("content", seals.needed_text(row, id, DOCUMENT_CONTENT)?.into()),
+                ("image_base64", image.map(|image| BASE64.encode(image)).into()),
+            ])
+        },
+    },
+    Exported {
+        kind: "passages",
+        things: "SELECT row_to_json(thing)::text AS line, p.id, p.heading, p.content,
+                        s.sealed_by, s.sealed_heading, s.sealed_content
+                 FROM passages p JOIN collection_spaces h
+                      ON (h.collection_id, h.tenant_id, h.space_id) = (p.collection_id, p.tenant_id, p.space_id)
+                 LEFT JOIN sealed_passages s ON s.passage_id = p.id, LATERAL (
+                     SELECT p.id, p.document_id, p.space_id AS space, p.ordinal, p.metadata) thing
+                 WHERE p.tenant_id = $1 AND h.state <> 'dropping' ORDER BY p.document_id, p.space_id, p.ordinal",
+        texts: |row, seals| {
+            let id = row.get("id");
+            Ok(vec![
+                ("heading", seals.text(row, id, PASSAGE_HEADING)?.into()),
+                ("content", seals.needed_text(row, id, PASSAGE_CONTENT)?.into()),
+            ])
+        },
+    },
+    Exported {
+        kind: "jobs",
+        things: "SELECT row_to_json(thing)::text AS line, j.id, j.payload, j.result, j.sealed_by,
+                        ARRAY(SELECT s.position FROM job_steps s WHERE s.job_id = j.id ORDER BY s.position) AS positions,
+                        ARRAY(SELECT s.outcome FROM job_steps s WHERE s.job_id = j.id ORDER BY s.position) AS outcomes,
+                        ARRAY(SELECT s.sealed_by FROM job_steps s WHERE s.job_id = j.id ORDER BY s.position) AS keys
+                 FROM jobs j, LATERAL (
+                     SELECT j.id, j.kind, j.state, j.done, j.total, j.error, j.key_id, j.created_at, j.finished_at) thing
+                 WHERE j.tenant_id = $1 ORDER BY j.id",
+        texts: |row, seals| {
+            let id = row.get("id");
+            let told = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let steps = row.get::<_, Vec<i64>>("positions").into_iter().zip(row.get::<_, Vec<Vec<u8>>>("outcomes"));
+            let steps = steps.zip(row.get::<_, Vec<Option<KeyId>>>("keys"));
+            let steps = steps.map(|((position, outcome), key)| {
+                seals.open_bytes(key, id, STEP_OUTCOME, position, outcome).map(told)
+            });
+            Ok(vec![
+                ("payload", seals.bytes(row, id, JOB_PAYLOAD, 0)?.map(told).into()),
+                ("result", seals.bytes(row, id, JOB_RESULT, 0)?.map(told).into()),
+                ("steps", steps.collect::<Result<Vec<_>, _>>()?.into()),
+            ])
+        },
+    },
+    Exported {
+        kind: "usage",
+        things: "SELECT row_to_json(thing)::text AS line FROM (
+                     SELECT day, key_id, operation, backend, requests, embed_tokens, prompt_tokens, completion_tokens,
+                            estimated_tokens, cost_nano
+                     FROM usage_daily WHERE tenant_id = $1 ORDER BY day, key_id, operation, backend) thing",
+        texts: NO_TEXTS,
+    },
+    Exported {
+        kind: "answers",
+        things: "SELECT row_to_json(thing)::text AS line, a.id, a.question, a.answer, a.comment, a.sealed_by,
+                        a.sealed_question, a.sealed_answer, a.sealed_comment
+                 FROM answers a JOIN collections c ON c.id = a.collection_id, LATERAL (
+                     SELECT a.id, c.name AS collection, a.key_id, a.method, a.backend, a.prompt_tokens,
+                            a.completion_tokens, a.cost_nano, a.elapsed_ms, a.rating, a.rated_at, a.created_at,
+                            ARRAY(SELECT json_build_object('n', q.n, 'document_id', q.document_id,
+                                                           'passage_id', q.passage_id)
+                                  FROM answer_citations q WHERE q.answer_id = a.id ORDER BY q.n, q.passage_id)
+                                AS citations) thing
+                 WHERE a.tenant_id = $1 ORDER BY a.id",
+        texts: |row, seals| {
+            let id = row.get("id");
+            Ok(vec![
+                ("question", seals.text(row, id, ANSWER_QUESTION)?.into()),
+                ("answer", seals.text(row, id, ANSWER)?.into()),
+                ("comment", seals.text(row, id, ANSWER_COMMENT)?.into()),
+            ])
+        },
+    },
 ];

@@ -112,8 +112,7 @@ async fn embed_all(embedder: &Arc<dyn Embedder>, mut passages: Vec<&mut CutPassa
 }
 
 async fn embed_batch(embedder: &dyn Embedder, batch: &mut [&mut CutPassage]) -> Result<(), RagError> {
-    let texts: Vec<String> =
-        batch.iter().filter_map(|passage| passage.missing()).collect();
+    let texts: Vec<String> = batch.iter().filter_map(|passage| passage.missing()).collect();
     let embeddings = embedder.embed(texts, TextRole::Passage, Lane::Bulk).await?;
     let dimension = embedder.space().dimension;
     if let Some(vector) = embeddings.vectors.iter().find(|vector| vector.len() != dimension) {

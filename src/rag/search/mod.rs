@@ -250,7 +250,7 @@ impl Rag {
         Ok(self.store.nearest_passages(query).await?)
     }
 
-    /// Absent: there is no complete lexical index. An image holds no words.
+    /// Absent: there is no lexical index, or no complete one. An image holds no words.
     async fn by_words(
         &self,
         request: &SearchRequest,
@@ -259,6 +259,9 @@ impl Rag {
         k: usize,
     ) -> Result<Option<LexicalMatches>, RagError> {
         let Query::Text(text) = &request.query else { return Ok(None) };
+        if !collection.lexical {
+            return Ok(None);
+        }
         let query = LexicalQuery {
             tenant: request.caller.tenant,
             collection,
@@ -275,6 +278,9 @@ impl Rag {
         tenant: TenantId,
         collection: &Collection,
     ) -> Result<RagError, StoreError> {
+        if !collection.lexical {
+            return Ok(RagError::LexicalOff(collection.name.clone()));
+        }
         let left = self.store.lexical_backlog(tenant, collection).await?;
         Ok(RagError::NoLexicalIndex { collection: collection.name.clone(), left })
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{EarlierPassage, ExpectedVersion, NewDocument};
 use crate::{
     config::EmbeddingSpace,
-    store::{Collection, FromRow, Parameter, Store, StoreError, TenantId},
+    store::{Collection, Parameter, Store, StoreError, TenantId},
 };
 
 /// What is stored of a document that is to be stored.
@@ -54,8 +54,10 @@ impl Store {
     ) -> Result<Vec<EarlierPassage>, StoreError> {
         let (replaced, identity) = replaced(document, 3);
         let statement = format!(
-            "SELECT d.title, p.heading, p.content, p.embedding::real[] AS vector, p.embedded_hash
+            "SELECT p.id, d.title, p.heading, p.content, p.embedding::real[] AS vector, p.embedded_hash,
+                    s.sealed_by, s.sealed_heading, s.sealed_content, s.sealed_embedded_hash
              FROM documents d JOIN passages p ON p.document_id = d.id AND p.space_id = $4
+             LEFT JOIN sealed_passages s ON s.passage_id = p.id
              WHERE d.tenant_id = $1 AND d.collection_id = $2 AND {replaced}"
         );
         let rows = self
@@ -66,7 +68,7 @@ impl Store {
                 &[(&tenant.0, Type::UUID), (&collection.id, Type::UUID), identity, (&space.id, Type::TEXT)],
             )
             .await?;
-        Ok(rows.iter().map(EarlierPassage::from_row).collect())
+        rows.iter().map(|row| EarlierPassage::open(row, self.seals(tenant))).collect()
     }
 }
 

@@ -4,11 +4,18 @@ use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use super::{Document, DocumentImage, DocumentPage, DocumentSummary};
-use crate::store::{Collection, FromRow, Store, StoreError, TenantId};
+use crate::store::{
+    Collection, FromRow, Store, StoreError, TenantId,
+    sealed::{DOCUMENT_CONTENT, DOCUMENT_IMAGE, OVERHEAD},
+};
+
+/// What [`SUMMARY`] takes off.
+const _: () = assert!(OVERHEAD == 28);
 
 pub(super) const SUMMARY: &str = "
     SELECT d.id, d.external_id, d.title, d.source, d.format, d.metadata,
-           coalesce(octet_length(d.image), octet_length(d.content))::bigint AS bytes,
+           (coalesce(octet_length(d.image), octet_length(d.content), octet_length(d.sealed_content))
+                - CASE WHEN d.sealed_by IS NULL THEN 0 ELSE 28 END)::bigint AS bytes,
            d.created_at, d.updated_at, c.name AS collection, d.version,
            (SELECT count(*) FROM passages p WHERE p.document_id = d.id AND p.space_id = c.space_id) AS passages";
 
@@ -73,7 +80,7 @@ impl Store {
     /// One document with its content.
     pub async fn document(&self, tenant: TenantId, id: Uuid) -> Result<Option<Document>, StoreError> {
         let statement = format!(
-            "{SUMMARY}, d.content FROM documents d JOIN collections c ON c.id = d.collection_id
+            "{SUMMARY}, d.content, d.sealed_by, d.sealed_content FROM documents d JOIN collections c ON c.id = d.collection_id
              WHERE d.tenant_id = $1 AND d.id = $2"
         );
         let row = self
@@ -81,11 +88,14 @@ impl Store {
             .await?
             .query_typed_opt(&statement, &[(&tenant.0, Type::UUID), (&id, Type::UUID)])
             .await?;
-        Ok(row.map(|row| Document {
-            summary: DocumentSummary::from_row(&row),
-            collection: row.get("collection"),
-            content: row.get("content"),
-        }))
+        let open = |row: Row| {
+            Ok(Document {
+                summary: DocumentSummary::from_row(&row),
+                collection: row.get("collection"),
+                content: self.seals(tenant).needed_text(&row, id, DOCUMENT_CONTENT)?,
+            })
+        };
+        row.map(open).transpose()
     }
 
     /// The picture that a document is.
@@ -98,10 +108,12 @@ impl Store {
             .tenant(tenant)
             .await?
             .query_typed_opt(
-                "SELECT format, image FROM documents WHERE tenant_id = $1 AND id = $2 AND image IS NOT NULL",
+                "SELECT format, image, sealed_by FROM documents WHERE tenant_id = $1 AND id = $2 AND image IS NOT NULL",
                 &[(&tenant.0, Type::UUID), (&id, Type::UUID)],
             )
             .await?;
-        Ok(row.map(|row| DocumentImage { format: row.get("format"), bytes: row.get("image") }))
+        let Some(row) = row else { return Ok(None) };
+        let bytes = self.seals(tenant).bytes(&row, id, DOCUMENT_IMAGE, 0)?;
+        Ok(bytes.map(|bytes| DocumentImage { format: row.get("format"), bytes }))
     }
 }

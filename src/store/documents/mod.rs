@@ -15,7 +15,10 @@ use time::OffsetDateTime;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{FromRow, Lease, StoreError};
+use super::{
+    FromRow, Lease, StoreError,
+    sealed::{PASSAGE_CONTENT, PASSAGE_HASH, PASSAGE_HEADING, Seals},
+};
 use crate::config::EmbeddingSpace;
 
 /// A document to be stored, already cut into embedded passages.
@@ -92,15 +95,16 @@ pub struct EarlierPassage {
     pub embedded_hash: Option<Vec<u8>>,
 }
 
-impl FromRow for EarlierPassage {
-    fn from_row(row: &Row) -> Self {
-        Self {
+impl EarlierPassage {
+    fn open(row: &Row, seals: Seals<'_>) -> Result<Self, StoreError> {
+        let id = row.get("id");
+        Ok(Self {
             title: row.get("title"),
-            heading: row.get("heading"),
-            content: row.get("content"),
+            heading: seals.text(row, id, PASSAGE_HEADING)?,
+            content: seals.needed_text(row, id, PASSAGE_CONTENT)?,
             vector: row.get("vector"),
-            embedded_hash: row.get("embedded_hash"),
-        }
+            embedded_hash: seals.twin_bytes(row, id, PASSAGE_HASH)?,
+        })
     }
 }
 

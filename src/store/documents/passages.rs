@@ -14,6 +14,7 @@ use crate::{
     store::{
         Collection, Store, StoreError, TenantId,
         lexical::{TermSource, announce_terms, insert_terms},
+        sealed::{PassageText, insert_passage_texts},
     },
 };
 
@@ -85,11 +86,20 @@ impl Store {
         let documents: Vec<Uuid> = rows.iter().map(|row| row.owner.document).collect();
         let metadata: Vec<Json<&Value>> = rows.iter().map(|row| Json(row.owner.metadata)).collect();
         let ordinals: Vec<i32> = rows.iter().map(|row| row.ordinal).collect();
-        let headings: Vec<Option<&str>> = passages().map(|passage| passage.heading.as_deref()).collect();
-        let contents: Vec<&str> = passages().map(|passage| passage.content.as_str()).collect();
         let vectors: Vec<Vector> = passages().map(|passage| Vector::from(passage.vector.clone())).collect();
-        let hashes: Vec<Option<&[u8]>> =
-            passages().map(|passage| passage.embedded_hash.as_ref().map(<[u8; 32]>::as_slice)).collect();
+        let texts = ids.iter().zip(passages()).map(|(id, passage)| PassageText {
+            id: *id,
+            heading: passage.heading.as_deref(),
+            content: &passage.content,
+            embedded_hash: passage.embedded_hash.as_ref().map(<[u8; 32]>::as_slice),
+        });
+        let texts: Vec<PassageText<'_>> = texts.collect();
+        let seals = self.seals(place.tenant);
+        // What is sealed stands in a table of its own.
+        let plain = || texts.iter().map(|text| seals.writing().is_none().then_some(text));
+        let headings: Vec<Option<&str>> = plain().map(|text| text?.heading).collect();
+        let contents: Vec<Option<&str>> = plain().map(|text| Some(text?.content)).collect();
+        let hashes: Vec<Option<&[u8]>> = plain().map(|text| text?.embedded_hash).collect();
         transaction
             .execute_typed(
                 "INSERT INTO passages
@@ -114,6 +124,10 @@ impl Store {
                 ],
             )
             .await?;
+        insert_passage_texts(transaction, seals, &texts).await?;
+        if !place.collection.lexical {
+            return Ok(());
+        }
         let sources = ids.iter().zip(rows).map(|(id, row)| TermSource {
             id: *id,
             heading: row.passage.heading.as_deref().or(row.owner.title),

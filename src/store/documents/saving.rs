@@ -1,5 +1,7 @@
 //! One document is stored, whether or not it is known; or deleted.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use tokio_postgres::{
     Transaction,
@@ -14,11 +16,16 @@ use super::{
     identity::{SAME_CONTENT, lock_identities, replaced, same_content},
     listing::SUMMARY,
 };
+use crate::config::KeyId;
 use crate::store::{
     Collection, FromRow, JobStep, Parameter, Store, StoreError, TenantId,
     leases::record_step,
     lexical::{announce_terms, insert_missing_terms},
     reembedding::{HeldSpace, Lock, lock, spaces},
+    sealed::{
+        DOCUMENT_CONTENT, DOCUMENT_IMAGE, PassageText, SealError, Seals, Text, insert_passage_texts,
+        is_retired,
+    },
 };
 
 impl Store {
@@ -45,15 +52,16 @@ impl Store {
         lock(&transaction, tenant, collection, Lock::Write).await?;
         let replaced = find_replaced(&transaction, tenant, collection, document).await?;
         document.expected.check(replaced)?;
-        if let Some(saved) = refresh(&transaction, tenant, collection, document).await? {
-            commit(transaction, document, &saved, step).await?;
+        let seals = self.seals(tenant);
+        if let Some(saved) = refresh(&transaction, seals, collection, document).await? {
+            commit(transaction, seals, document, &saved, step).await?;
             return Ok(saved);
         }
         let held = spaces(&transaction, tenant, collection).await?;
         let live = live_set(&held, collection, sets)?;
         let written = match replaced {
-            Some(replaced) => replace_document(&transaction, document, replaced.id).await?,
-            None => insert_document(&transaction, tenant, collection, document).await?,
+            Some(replaced) => replace_document(&transaction, seals, document, replaced.id).await?,
+            None => insert_document(&transaction, seals, collection, document).await?,
         };
         for space in held.iter().filter(|space| space.state != "dropping") {
             // A set may be missing where the other space's model failed; filling makes up for it.
@@ -69,7 +77,7 @@ impl Store {
             embedded: live.embedded,
             version: written.version,
         };
-        commit(transaction, document, &saved, step).await?;
+        commit(transaction, seals, document, &saved, step).await?;
         drop(connection);
         self.fold_terms(tenant, collection.id).await;
         Ok(saved)
@@ -119,6 +127,7 @@ pub(super) fn live_set<'a>(
 
 async fn commit(
     transaction: Transaction<'_>,
+    seals: Seals<'_>,
     document: &NewDocument,
     saved: &Saved,
     step: Option<&DocumentStep<'_>>,
@@ -126,7 +135,7 @@ async fn commit(
     if let Some(&DocumentStep { lease, position, total, outcome }) = step {
         let outcome = outcome(document, saved);
         let step = JobStep { position, done: position + 1, total, outcome: &outcome };
-        record_step(&transaction, lease, step).await?;
+        record_step(&transaction, seals, lease, step).await?;
     }
     Ok(transaction.commit().await?)
 }
@@ -152,7 +161,7 @@ async fn find_replaced(
 /// What is stored of this content, with the labels that it has now.
 async fn refresh(
     transaction: &Transaction<'_>,
-    tenant: TenantId,
+    seals: Seals<'_>,
     collection: &Collection,
     document: &NewDocument,
 ) -> Result<Option<Saved>, StoreError> {
@@ -160,7 +169,8 @@ async fn refresh(
         "{SUMMARY}, d.file_hash FROM documents d JOIN collections c ON c.id = d.collection_id
          WHERE {SAME_CONTENT} ORDER BY d.id LIMIT 1 FOR UPDATE OF d"
     );
-    let row = transaction.query_typed_opt(&statement, &same_content(&tenant.0, collection, document)).await?;
+    let tenant = seals.tenant().0;
+    let row = transaction.query_typed_opt(&statement, &same_content(&tenant, collection, document)).await?;
     let Some(row) = row else { return Ok(None) };
     let stored = DocumentSummary::from_row(&row);
     if document.file_hash.is_some() && row.get::<_, Option<Vec<u8>>>("file_hash") != document.file_hash {
@@ -175,46 +185,101 @@ async fn refresh(
     let same = stored.title == document.title
         && stored.source == document.source
         && stored.metadata == document.metadata;
-    let version = if same { stored.version } else { relabel(transaction, document, stored.id).await? };
+    let version =
+        if same { stored.version } else { relabel(transaction, seals, document, stored.id).await? };
     let outcome = if same { SaveOutcome::Unchanged } else { SaveOutcome::Updated };
     Ok(Some(Saved { id: stored.id, outcome, passages: stored.passages, embedded: 0, version }))
 }
 
 /// Writes title, source and metadata, and the caption of a picture; returns the version that this makes.
-async fn relabel(transaction: &Transaction<'_>, document: &NewDocument, id: Uuid) -> Result<i64, StoreError> {
-    // The caption is no part of what makes two pictures the same.
-    let caption = document.image.as_ref().map(|_| &document.content);
+async fn relabel(
+    transaction: &Transaction<'_>,
+    seals: Seals<'_>,
+    document: &NewDocument,
+    id: Uuid,
+) -> Result<i64, StoreError> {
+    let metadata = Json(&document.metadata);
+    let labels: [Parameter; 4] = [
+        (&id, Type::UUID),
+        (&document.title, Type::TEXT),
+        (&document.source, Type::TEXT),
+        (&metadata, Type::JSONB),
+    ];
+    // A trigger copies the metadata to the passages.
+    if !has_new_caption(transaction, seals, document, id).await? {
+        let changed = transaction
+            .query_typed_one(
+                "UPDATE documents SET title = $2, source = $3, metadata = $4, updated_at = now()
+                 WHERE id = $1 RETURNING version",
+                &labels,
+            )
+            .await?;
+        return Ok(changed.get("version"));
+    }
+    let sealed = SealedDocument::of(seals, id, document)?;
     announce_terms(transaction).await?;
     let changed = transaction
         .query_typed_one(
-            // A trigger copies the metadata to the passages.
-            "UPDATE documents SET title = $2, source = $3, metadata = $4, content = coalesce($5, content),
-                                  updated_at = now() WHERE id = $1 RETURNING version",
-            &[
-                (&id, Type::UUID),
-                (&document.title, Type::TEXT),
-                (&document.source, Type::TEXT),
-                (&Json(&document.metadata), Type::JSONB),
-                (&caption, Type::TEXT),
-            ],
+            "UPDATE documents SET title = $2, source = $3, metadata = $4, content = $5, sealed_content = $6,
+                                  image = $7, sealed_by = $8, updated_at = now()
+             WHERE id = $1 RETURNING version",
+            &[labels, sealed.written()].concat(),
         )
         .await?;
-    if let Some(caption) = caption {
-        transaction
-            .execute_typed(
-                "UPDATE passages SET content = $2 WHERE document_id = $1",
-                &[(&id, Type::UUID), (caption, Type::TEXT)],
-            )
-            .await?;
-        // A trigger has removed the terms of a caption that is another now.
-        insert_missing_terms(transaction, &[id]).await?;
-    }
+    write_caption(transaction, seals, id, &document.content).await?;
     Ok(changed.get("version"))
+}
+
+/// Whether a document is a picture with another caption: that is no part of what makes two pictures the same.
+async fn has_new_caption(
+    transaction: &Transaction<'_>,
+    seals: Seals<'_>,
+    document: &NewDocument,
+    id: Uuid,
+) -> Result<bool, StoreError> {
+    if document.image.is_none() {
+        return Ok(false);
+    }
+    let stored = transaction
+        .query_typed_one(
+            "SELECT content, sealed_by, sealed_content FROM documents WHERE id = $1",
+            &[(&id, Type::UUID)],
+        )
+        .await?;
+    Ok(seals.needed_text(&stored, id, DOCUMENT_CONTENT)? != document.content)
+}
+
+/// Writes the caption of a picture to its passages, one for each space.
+async fn write_caption(
+    transaction: &Transaction<'_>,
+    seals: Seals<'_>,
+    id: Uuid,
+    caption: &str,
+) -> Result<(), StoreError> {
+    let plain = seals.writing().is_none().then_some(caption);
+    let rows = transaction
+        .query_typed(
+            "UPDATE passages SET content = $2 WHERE document_id = $1 RETURNING id",
+            &[(&id, Type::UUID), (&plain, Type::TEXT)],
+        )
+        .await?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.get("id")).collect();
+    // A trigger sees only what is plain.
+    for statement in [
+        "DELETE FROM passage_terms WHERE passage_id = ANY($1)",
+        "DELETE FROM sealed_passages WHERE passage_id = ANY($1)",
+    ] {
+        transaction.execute_typed(statement, &[(&ids, Type::UUID_ARRAY)]).await?;
+    }
+    let text = |id: &Uuid| PassageText { id: *id, heading: None, content: caption, embedded_hash: None };
+    insert_passage_texts(transaction, seals, &ids.iter().map(text).collect::<Vec<_>>()).await?;
+    insert_missing_terms(transaction, seals, &[id]).await.map(drop)
 }
 
 /// Another content for a document; its passages, of all spaces, are removed.
 async fn replace_document(
     transaction: &Transaction<'_>,
+    seals: Seals<'_>,
     document: &NewDocument,
     id: Uuid,
 ) -> Result<DocumentVersion, StoreError> {
@@ -222,12 +287,14 @@ async fn replace_document(
     transaction
         .execute_typed("DELETE FROM passages WHERE document_id = $1", std::slice::from_ref(&of_document))
         .await?;
+    let sealed = SealedDocument::of(seals, id, document)?;
     let row = transaction
         .query_typed_one(
-            "UPDATE documents SET content_hash = $2, file_hash = $3, title = $4, source = $5, format = $6, content = $7,
-                                  metadata = $8, image = $9, updated_at = now()
+            "UPDATE documents SET content_hash = $2, file_hash = $3, title = $4, source = $5, format = $6,
+                                  metadata = $7, content = $8, sealed_content = $9, image = $10, sealed_by = $11,
+                                  updated_at = now()
              WHERE id = $1 RETURNING id, version",
-            &[&[of_document], written(document, &Json(&document.metadata), &document.image.as_deref()).as_slice()].concat(),
+            &[&[of_document], written(document, &Json(&document.metadata)).as_slice(), &sealed.written()].concat(),
         )
         .await?;
     Ok(DocumentVersion::from_row(&row))
@@ -235,28 +302,30 @@ async fn replace_document(
 
 async fn insert_document(
     transaction: &Transaction<'_>,
-    tenant: TenantId,
+    seals: Seals<'_>,
     collection: &Collection,
     document: &NewDocument,
 ) -> Result<DocumentVersion, StoreError> {
     let id = Uuid::now_v7();
+    let tenant = seals.tenant().0;
+    let sealed = SealedDocument::of(seals, id, document)?;
     let place: [Parameter; 4] = [
         (&id, Type::UUID),
-        (&tenant.0, Type::UUID),
+        (&tenant, Type::UUID),
         (&collection.id, Type::UUID),
         (&document.external_id, Type::TEXT),
     ];
     let row = transaction
         .query_typed_one(
             "INSERT INTO documents
-                 (id, tenant_id, collection_id, external_id, content_hash, file_hash, title, source, format, content,
-                  metadata, image)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id, version",
-            &[place.as_slice(), written(document, &Json(&document.metadata), &document.image.as_deref()).as_slice()].concat(),
+                 (id, tenant_id, collection_id, external_id, content_hash, file_hash, title, source, format, metadata,
+                  content, sealed_content, image, sealed_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id, version",
+            &[&place, written(document, &Json(&document.metadata)).as_slice(), &sealed.written()].concat(),
         )
         .await
         .map_err(|error| match error.code() {
-            Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION => {
+            Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION && !is_retired(&error) => {
                 StoreError::UnknownCollection(collection.name.clone())
             }
             _ => error.into(),
@@ -264,20 +333,42 @@ async fn insert_document(
     Ok(DocumentVersion::from_row(&row))
 }
 
-/// Columns of a document that another content changes, from `content_hash` to `image`.
-fn written<'a>(
-    document: &'a NewDocument,
-    metadata: &'a Json<&'a Value>,
-    image: &'a Option<&'a [u8]>,
-) -> [Parameter<'a>; 8] {
+/// Columns of a document that another content changes, from `content_hash` to `metadata`.
+fn written<'a>(document: &'a NewDocument, metadata: &'a Json<&'a Value>) -> [Parameter<'a>; 6] {
     [
         (&document.content_hash, Type::BYTEA),
         (&document.file_hash, Type::BYTEA),
         (&document.title, Type::TEXT),
         (&document.source, Type::TEXT),
         (&document.format, Type::TEXT),
-        (&document.content, Type::TEXT),
         (metadata, Type::JSONB),
-        (image, Type::BYTEA),
     ]
+}
+
+/// What a row holds of a document's content, and of the picture that it is.
+struct SealedDocument<'a> {
+    content: Text<'a>,
+    image: Option<Cow<'a, [u8]>>,
+    sealed_by: Option<KeyId>,
+}
+
+impl<'a> SealedDocument<'a> {
+    fn of(seals: Seals<'_>, id: Uuid, document: &'a NewDocument) -> Result<Self, SealError> {
+        let image = document.image.as_deref().map(|image| seals.seal_bytes(id, DOCUMENT_IMAGE, 0, image));
+        Ok(Self {
+            content: seals.seal_text(id, DOCUMENT_CONTENT, &document.content)?,
+            image: image.transpose()?,
+            sealed_by: seals.writing(),
+        })
+    }
+
+    /// `content`, `sealed_content`, `image`, `sealed_by`.
+    fn written(&self) -> [Parameter<'_>; 4] {
+        [
+            (&self.content.plain, Type::TEXT),
+            (&self.content.sealed, Type::BYTEA),
+            (&self.image, Type::BYTEA),
+            (&self.sealed_by, Type::INT4),
+        ]
+    }
 }

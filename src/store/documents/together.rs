@@ -16,6 +16,7 @@ use crate::store::{
     Collection, JobStep, Store, StoreError, TenantId,
     leases::record_steps,
     reembedding::{Lock, lock, spaces},
+    sealed::{DOCUMENT_CONTENT, Seals, Text},
 };
 
 impl Store {
@@ -45,7 +46,8 @@ impl Store {
         let held = spaces(&transaction, tenant, collection).await?;
         let live = |(_, sets): &(_, &[PassageSet])| live_set(&held, collection, sets).map(saved_set);
         let saved = documents.iter().map(live).collect::<Result<Vec<Saved>, StoreError>>()?;
-        insert_documents(&transaction, tenant, collection, &new, &saved).await?;
+        let seals = self.seals(tenant);
+        insert_documents(&transaction, seals, collection, &new, &saved).await?;
         for held in held.iter().filter(|held| held.state != "dropping") {
             let mut space = None;
             let mut rows = Vec::new();
@@ -59,7 +61,7 @@ impl Store {
             let place = PassagePlace { tenant, collection, space };
             self.insert_passages(&transaction, place, &rows).await?;
         }
-        record(&transaction, &new, &saved, first).await?;
+        record(&transaction, seals, &new, &saved, first).await?;
         transaction.commit().await?;
         drop(connection);
         self.fold_terms(tenant, collection.id).await;
@@ -80,7 +82,7 @@ fn saved_set(live: &PassageSet) -> Saved {
 
 async fn insert_documents(
     transaction: &Transaction<'_>,
-    tenant: TenantId,
+    seals: Seals<'_>,
     collection: &Collection,
     documents: &[&NewDocument],
     saved: &[Saved],
@@ -95,18 +97,25 @@ async fn insert_documents(
     let titles = column(documents, |document| &document.title);
     let sources = column(documents, |document| &document.source);
     let formats = column(documents, |document| document.format);
-    let contents = column(documents, |document| &document.content);
+    let contents = saved.iter().zip(documents);
+    let contents =
+        contents.map(|(saved, document)| seals.seal_text(saved.id, DOCUMENT_CONTENT, &document.content));
+    let contents: Vec<Text<'_>> = contents.collect::<Result<_, _>>()?;
+    let plain: Vec<_> = contents.iter().map(|text| &text.plain).collect();
+    let sealed: Vec<_> = contents.iter().map(|text| &text.sealed).collect();
     let metadata: Vec<Json<&Value>> = column(documents, |document| Json(&document.metadata));
     transaction
         .execute_typed(
             "INSERT INTO documents (id, tenant_id, collection_id, external_id, content_hash, file_hash, title, source,
-                                    format, content, metadata)
-             SELECT id, $1, $2, external_id, content_hash, file_hash, title, source, format, content, metadata
+                                    format, content, metadata, sealed_content, sealed_by)
+             SELECT id, $1, $2, external_id, content_hash, file_hash, title, source, format, content, metadata,
+                    sealed_content, $13
              FROM unnest($3::uuid[], $4::text[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[],
-                         $10::text[], $11::jsonb[])
-                  AS new (id, external_id, content_hash, file_hash, title, source, format, content, metadata)",
+                         $10::text[], $11::jsonb[], $12::bytea[])
+                  AS new (id, external_id, content_hash, file_hash, title, source, format, content, metadata,
+                          sealed_content)",
             &[
-                (&tenant.0, Type::UUID),
+                (&seals.tenant().0, Type::UUID),
                 (&collection.id, Type::UUID),
                 (&ids, Type::UUID_ARRAY),
                 (&external_ids, Type::TEXT_ARRAY),
@@ -115,8 +124,10 @@ async fn insert_documents(
                 (&titles, Type::TEXT_ARRAY),
                 (&sources, Type::TEXT_ARRAY),
                 (&formats, Type::TEXT_ARRAY),
-                (&contents, Type::TEXT_ARRAY),
+                (&plain, Type::TEXT_ARRAY),
                 (&metadata, Type::JSONB_ARRAY),
+                (&sealed, Type::BYTEA_ARRAY),
+                (&seals.writing(), Type::INT4),
             ],
         )
         .await?;
@@ -125,6 +136,7 @@ async fn insert_documents(
 
 async fn record(
     transaction: &Transaction<'_>,
+    seals: Seals<'_>,
     documents: &[&NewDocument],
     saved: &[Saved],
     first: &DocumentStep<'_>,
@@ -134,5 +146,5 @@ async fn record(
     let step = |(outcome, position)| JobStep { position, done: position + 1, total: first.total, outcome };
     let steps: Vec<JobStep<'_>> =
         outcomes.iter().map(Vec::as_slice).zip(first.position..).map(step).collect();
-    record_steps(transaction, first.lease, &steps).await
+    record_steps(transaction, seals, first.lease, &steps).await
 }

@@ -15,9 +15,7 @@ pub(super) use write::{TermSource, announce_terms, insert_missing_terms, insert_
 use pgvector::Vector;
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction, types::Type};
 
-use super::{
-    Collection, Filter, FoundPassage, FromRow, Store, StoreError, TenantId, filter::Parameters, see_tenant,
-};
+use super::{Collection, Filter, FoundPassage, Store, StoreError, TenantId, filter::Parameters, see_tenant};
 use bm25::{B, K1, Statistics, Variant, Weights, rank_steps, weigh};
 use terms::{QueryTerms, UNSPACED, configuration, quoted};
 
@@ -97,8 +95,9 @@ impl Store {
             let mut parameters = Parameters::default();
             let statement = self.matches_statement(query, &index, &weights, &mut parameters);
             let rows = transaction.query_typed(&statement, &parameters.as_slice()).await?;
-            let scored = |row: &Row| (FoundPassage::from_row(row), row.get::<_, f64>("score") as f32);
-            matches.passages = rows.iter().map(scored).collect();
+            let seals = self.seals(query.tenant);
+            let scored = |row: &Row| Ok((FoundPassage::open(row, seals)?, row.get::<_, f64>("score") as f32));
+            matches.passages = rows.iter().map(scored).collect::<Result<_, StoreError>>()?;
         }
         transaction.commit().await?;
         Ok(Some(matches))
@@ -138,7 +137,7 @@ impl Store {
         let dimension = query.collection.space.dimension;
         format!(
             "SELECT p.id, p.document_id, p.ordinal, p.heading, p.content, p.metadata, d.version AS document_version,
-                    d.external_id, d.title, d.source, d.format, best.score,
+                    d.external_id, d.title, d.source, d.format, s.sealed_by, s.sealed_heading, s.sealed_content, best.score,
                     (1 - (p.embedding::vector({dimension}) <=> {vector}))::real AS similarity
              FROM (
                  SELECT passage_id, score FROM (
@@ -152,6 +151,7 @@ impl Store {
              ) best
              JOIN tenant_passages p ON p.id = best.passage_id AND p.space_id = {space}
              JOIN documents d ON d.id = p.document_id
+             LEFT JOIN sealed_passages s ON s.passage_id = p.id
              ORDER BY best.score DESC, p.id",
             parts.join(" + ")
         )

@@ -128,7 +128,7 @@ impl Store {
             _ => (documents.as_slice(), None),
         };
         // What someone is deleting is looked at again: the deletion may be undone.
-        let filled = insert_missing_terms(&transaction, batch).await?;
+        let filled = insert_missing_terms(&transaction, self.seals(TenantId(tenant)), batch).await?;
         let next = match filled {
             Filled::All => next,
             Filled::SomeLocked => Some(fill_from),

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 
-use tokio_postgres::{Transaction, types::Type};
+use tokio_postgres::{Row, Transaction, types::Type};
 use uuid::Uuid;
 
 use super::terms::PassageTerms;
-use crate::store::StoreError;
+use crate::store::{
+    StoreError,
+    sealed::{PASSAGE_CONTENT, PASSAGE_HEADING, Seals},
+};
 
 /// A passage whose terms are to be written.
 pub(in crate::store) struct TermSource<'a> {
@@ -72,15 +75,17 @@ pub(in crate::store) enum Filled {
     SomeLocked,
 }
 
-/// Writes the terms of those passages of documents that have none, whatever their space.
+/// Writes the terms of those passages of a tenant's documents that have none, whatever their space.
 pub(in crate::store) async fn insert_missing_terms(
     transaction: &Transaction<'_>,
+    seals: Seals<'_>,
     documents: &[Uuid],
 ) -> Result<Filled, StoreError> {
     let missing = transaction
         .query_typed(
-            "SELECT p.id, coalesce(p.heading, d.title) AS heading, p.content
+            "SELECT p.id, d.title, p.heading, p.content, s.sealed_by, s.sealed_heading, s.sealed_content
              FROM passages p JOIN documents d ON d.id = p.document_id
+             LEFT JOIN sealed_passages s ON s.passage_id = p.id
              JOIN lexical_indexes i ON (i.collection_id, i.tenant_id, i.space_id)
                                      = (p.collection_id, p.tenant_id, p.space_id)
              WHERE p.document_id = ANY($1) AND NOT EXISTS (SELECT FROM passage_terms t WHERE t.passage_id = p.id)
@@ -98,12 +103,19 @@ pub(in crate::store) async fn insert_missing_terms(
         .iter()
         .map(|row| row.get("id"))
         .collect();
-    let sources = missing.iter().map(|row| TermSource {
-        id: row.get("id"),
-        heading: row.get("heading"),
-        content: row.get("content"),
+    let open = |row: &Row| -> Result<_, StoreError> {
+        let id = row.get("id");
+        let heading = seals.text(row, id, PASSAGE_HEADING)?.or_else(|| row.get("title"));
+        Ok((id, heading, seals.needed_text(row, id, PASSAGE_CONTENT)?))
+    };
+    let held = missing.iter().filter(|row| held.contains(&row.get("id")));
+    let texts: Vec<(Uuid, Option<String>, String)> = held.map(open).collect::<Result<_, _>>()?;
+    let sources = texts.iter().map(|(id, heading, content)| TermSource {
+        id: *id,
+        heading: heading.as_deref(),
+        content,
     });
-    let sources: Vec<_> = sources.filter(|source| held.contains(&source.id)).collect();
+    let sources: Vec<_> = sources.collect();
     insert_terms(transaction, &sources).await?;
     Ok(if sources.len() == ids.len() { Filled::All } else { Filled::SomeLocked })
 }
