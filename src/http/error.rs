@@ -340,6 +340,7 @@ impl From<&StoreError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "unknown_collection", detail)
             }
             StoreError::CollectionExists(_) => Self::new(StatusCode::CONFLICT, "collection_exists", detail),
+            StoreError::Nul => Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail),
             StoreError::VersionChanged(_) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "version_changed", detail)
             }

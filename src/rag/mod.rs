@@ -260,6 +260,7 @@ impl RagError {
             RagError::Store(error) => match error {
                 StoreError::UnknownCollection(_)
                 | StoreError::CollectionExists(_)
+                | StoreError::Nul
                 | StoreError::VersionChanged(_)
                 | StoreError::SpacesChanged(_)
                 | StoreError::TooManyJobs(_)

@@ -260,6 +260,9 @@ pub enum StoreError {
     /// A collection of this name exists.
     #[error("there is already a collection `{0}`")]
     CollectionExists(String),
+    /// A name or a text holds NUL, which neither `text` nor `jsonb` can.
+    #[error("a name or text holds the character NUL (U+0000), which cannot be stored or looked for; remove it")]
+    Nul,
     /// The collection went over to another space since it was looked up: look again.
     #[error("collection `{0}` went over to another embedding space meanwhile; try again")]
     SpacesChanged(String),
@@ -295,6 +298,7 @@ impl StoreError {
             | StoreError::NotAReplica
             | StoreError::UnknownCollection(_)
             | StoreError::CollectionExists(_)
+            | StoreError::Nul
             | StoreError::VersionChanged(_)
             | StoreError::LeaseLost
             | StoreError::Migration(_)
@@ -308,6 +312,10 @@ impl From<tokio_postgres::Error> for StoreError {
         match error.code() {
             Some(code) if *code == SqlState::QUERY_CANCELED => StoreError::StatementTimedOut,
             Some(code) if is_outage(code) => StoreError::Unavailable(describe(&error)),
+            // What is sent is UTF-8, so that nothing else can be wrong with it.
+            Some(code) if [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER].contains(code) => {
+                StoreError::Nul
+            }
             Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
                 session::primary_has_moved();
                 StoreError::Unavailable(describe(&error))

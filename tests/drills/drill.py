@@ -33,6 +33,8 @@ from stack import Nginx, Postgres, Programs, eventually, free_port, pgbouncer, r
 PAUSE_S = 0.02
 # Settings of models.toml that a drill changes.
 Edit = tuple[str, str]
+# What comes through nginx comes from one address.
+UNLIMITED = ("per_address = 100 ", "per_address = 1_000_000 ")
 
 
 class Deployment:
@@ -44,7 +46,7 @@ class Deployment:
         self.place = own_place(Path(sys.argv[0]).stem)
         self.programs = Programs(self.place, stack)
         self.config = self.place / "models.toml"
-        self.config.write_text(edited(gateway.catalog({}), settings))
+        self.config.write_text(edited(gateway.catalog({}), (UNLIMITED, *settings)))
         self.postgres = Postgres(self.programs, "postgres", postgres_build(self.binary, self.place / "home"))
         self.pool = pgbouncer(self.programs, self.postgres)
         self.redis_port = free_port()
@@ -63,22 +65,21 @@ class Deployment:
         """Starts this gateway on its port, again if it was there before, and waits until it is ready."""
         variables = gateway.environment(
             self.place / "home", DATABASE_URL=self.postgres.url("ragway", self.pool),
-            REDIS_URL=f"redis://127.0.0.1:{self.redis_port}/0",
+            REDIS_URL=f"redis://127.0.0.1:{self.redis_port}/0", TRUSTED_PROXIES="127.0.0.1",
         )
         command = [self.binary, "--config", self.config, "serve", "--host", "127.0.0.1", "--port", self.ports[number]]
         process = self.programs.start(f"gateway-{number + 1}", command, self.ports[number], env=variables)
-        eventually("ready", lambda: call(self.urls[number], "/health/ready").status == 200, process)
+        eventually("ready", lambda: ready(self.urls[number]), process)
         return process
 
     def nginx(self, retries: bool = True) -> Nginx:
-        """`deploy/nginx` without its limit of requests, for all come from one address; and without retries if asked."""
+        """`deploy/nginx`; without retries if asked."""
         front = Nginx(self.programs, self.urls)
-        front.edit("nginx.conf", ("rate=100r/m", "rate=1000000r/m"))
         if not retries:
             site = front.folder / "site.conf"
             lines = site.read_text().splitlines()
             site.write_text("\n".join("proxy_next_upstream off;" if "proxy_next_upstream " in line else line for line in lines))
-        front.reload()
+            front.reload()
         return front
 
     def external_ids(self) -> Counter:
@@ -90,6 +91,13 @@ class Deployment:
 def deployment(**more) -> Iterator[Deployment]:
     with ExitStack() as stack:
         yield Deployment(stack, **more)
+
+
+def ready(url: str) -> bool:
+    try:
+        return call(url, "/health/ready").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def edited(text: str, settings: tuple[Edit, ...]) -> str:
