@@ -179,7 +179,8 @@ async fn nul_in_any_name_or_text_is_told_and_never_a_fault_of_ours() {
         app.post("/api/v1/documents").json(&document("metadata", json!({nul: "a"}))),
         app.post("/api/v1/documents").json(&document("metadata", json!({"a": [{"b": nul}]}))),
         app.post("/api/v1/documents/async").json(&json!({"documents": [document("content", json!(nul))]})),
-        app.post("/api/v1/documents/async").json(&json!({"documents": [document("metadata", json!({nul: 1}))]})),
+        app.post("/api/v1/documents/async")
+            .json(&json!({"documents": [document("metadata", json!({nul: 1}))]})),
         app.post("/api/v1/documents/async")
             .json(&json!({"documents": [document("external_id", json!(nul))], "collection": nul})),
         app.post("/api/v1/feedback").json(&json!({"answer_id": nul, "rating": "up"})),
