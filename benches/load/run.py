@@ -172,10 +172,11 @@ class Bench:
         for number, statements in enumerate(self.transactions()):
             script = folder / f"{number}.sql"
             text = "\n".join(statement + ";" for statement in statements)
-            # A vector is a parameter, as it is the gateway's.
-            for vector in sorted(set(re.findall(r"'\[[^]]*\]'", text))):
-                variables.append(f"-Dv{number}={vector[1:-1]}")
-                text = text.replace(vector, f"CAST(:v{number} AS vector)")
+            # Vectors are parameters, as they are the gateway's; so is what holds a colon, which means one to pgbench.
+            for at, value in enumerate(sorted(set(re.findall(r"'\[[^]']*\]'|'[^']*:[^']*'", text)))):
+                name = f"v{number}_{at}"
+                variables.append(f"-D{name}={value[1:-1]}")
+                text = text.replace(value, f"CAST(:{name} AS {'vector' if value.startswith(chr(39) + '[') else 'text'})")
             script.write_text(text)
             scripts.append(f"-f{script}")
         command = ["pgbench", "-n", "-Mextended", f"-c{clients}", "-j1", *scripts, *variables]

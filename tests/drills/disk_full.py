@@ -34,11 +34,10 @@ class Small(Postgres):
 def main() -> None:
     if os.getuid() != 0:
         sys.exit("only root can make a file system for the data folder")
-    with deployment(gateways=2, server=Small) as served:
-        for url in served.urls:
-            prepare(url)
-        front, ballast = served.nginx(), served.postgres.data / "ballast"
-        with Load(front.url, clients=4) as load:
+    with deployment(gateways=1, server=Small) as served:
+        prepare(served.urls[0])
+        ballast = served.postgres.data / "ballast"
+        with Load(served.urls[0], clients=4) as load:
             load.seen(60)
             with ballast.open("wb") as file:
                 file.write(bytes(served.postgres.free() - LEFT_MB * 1_000_000))
