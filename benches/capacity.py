@@ -16,15 +16,13 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 DIMENSION = 384
-# Of the collection and its tenant, which the first migration makes.
-TENANT = uuid.UUID(int=0x0000_0000_0000_7000_8000_0000_0000_0001)
-COLLECTION = uuid.UUID(int=0x0000_0000_0000_7000_8000_0000_0000_00CA)
 SPACE = "capacity"
 PASSAGES_A_DOCUMENT = 20
 PASSAGES_A_CLUSTER = 100
@@ -81,11 +79,14 @@ class Bench:
         self.sql(
             f"INSERT INTO embedding_spaces (id, model, dimension) VALUES ('{SPACE}', '{SPACE}', {DIMENSION});"
             f"INSERT INTO collections (id, tenant_id, name, space_id)"
-            f" VALUES ('{COLLECTION}', '{TENANT}', '{SPACE}', '{SPACE}')"
+            f" VALUES ('{Place.collection}', '{Place.tenant}', '{SPACE}', '{SPACE}')"
         )
+        self.fill(Place())
+
+    def fill(self, place):
         started = time.monotonic()
         for first in range(0, self.rows, BATCH):
-            documents, passages = Batch(first, min(BATCH, self.rows - first), self.rows).copies()
+            documents, passages = Batch(first, min(BATCH, self.rows - first), self.rows).copies(place)
             self.sql(
                 "COPY documents (id, tenant_id, collection_id, content_hash, format, content) FROM STDIN (FORMAT binary)",
                 data=documents,
@@ -178,6 +179,15 @@ class Bench:
         print(f"{what}: {seconds:.1f} s, {1000 * seconds / self.rows:.3f} ms a passage", flush=True)
 
 
+@dataclass
+class Place:
+    """Where passages are: the tenant is the one that the first migration makes."""
+
+    tenant: uuid.UUID = uuid.UUID(int=0x0000_0000_0000_7000_8000_0000_0000_0001)
+    collection: uuid.UUID = uuid.UUID(int=0x0000_0000_0000_7000_8000_0000_0000_00CA)
+    space: str = SPACE
+
+
 class Batch:
     """Passages from the `first` on, with the documents that hold them."""
 
@@ -199,7 +209,7 @@ class Batch:
         for length in self.random.integers(40, 200, self.count):
             yield b" ".join(words[i] for i in np.searchsorted(up_to, self.random.random(length)))
 
-    def copies(self):
+    def copies(self, place):
         documents, passages = [HEADER], [HEADER]
         vectors = self.vectors().astype(">f4")
         content = []
@@ -210,14 +220,14 @@ class Batch:
             metadata = b'\x01{"topic": "%d", "year": %d}' % (number % 100, 2000 + number % 25)
             ordinal = struct.pack(">i", number % PASSAGES_A_DOCUMENT)
             passages.append(row(
-                identifier(2, number), TENANT.bytes, COLLECTION.bytes, SPACE.encode(), document, ordinal, text, metadata,
+                identifier(2, number), place.tenant.bytes, place.collection.bytes, place.space.encode(), document, ordinal, text, metadata,
                 vector,
             ))
             content.append(text)
             if len(content) == PASSAGES_A_DOCUMENT or i + 1 == self.count:
                 whole = b"\n\n".join(content)
                 hashed = document + bytes(16)
-                documents.append(row(document, TENANT.bytes, COLLECTION.bytes, hashed, b"text/plain", whole))
+                documents.append(row(document, place.tenant.bytes, place.collection.bytes, hashed, b"text/plain", whole))
                 content = []
         return b"".join([*documents, END]), b"".join([*passages, END])
 

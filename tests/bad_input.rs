@@ -134,3 +134,67 @@ async fn what_is_no_text_is_refused() {
         route.refused(request.send().await.unwrap()).await;
     }
 }
+
+/// PostgreSQL takes NUL in no text. What is asked to be stored or looked for with it is the client's mistake.
+#[tokio::test]
+async fn nul_in_any_name_or_text_is_told_and_never_a_fault_of_ours() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let nul = "a\u{0}b";
+    let document = |field: &str, value: Value| {
+        let mut document = json!({"content": "The ferry leaves at noon."});
+        document[field] = value;
+        document
+    };
+    let collection = "/api/v1/collections/a%00b";
+    let requests = [
+        app.get(collection),
+        app.delete(collection),
+        app.get(&format!("{collection}/reembed")),
+        app.delete(&format!("{collection}/reembed")),
+        app.post(&format!("{collection}/reembed/finish")),
+        app.post(&format!("{collection}/reembed")).json(&json!({"model": "all-MiniLM-L6-v2"})),
+        app.post("/api/v1/collections").json(&json!({"name": nul})),
+        app.get("/api/v1/documents?collection=a%00b"),
+        app.get("/api/v1/documents/a%00b"),
+        app.get("/api/v1/tasks/a%00b"),
+        app.get("/api/v1/usage?tenant=a%00b"),
+        app.post("/embed/a%00b").json(&json!({"texts": ["a"]})),
+        app.post("/api/v1/embed/async").json(&json!({"texts": ["a"], "model": nul})),
+        app.post("/v1/vector_stores/a%00b/search").json(&json!({"query": "a"})),
+        app.post("/v1/vector_stores/default/search").json(&json!({"query": nul})),
+        app.post("/api/v1/search").json(&json!({"query": "a", "collection": nul})),
+        app.post("/api/v1/search").json(&json!({"query": "a", "filter": {"a": nul}})),
+        app.post("/api/v1/search").json(&json!({"query": "a", "filter": {nul: "a"}})),
+        app.post("/api/v1/ask").json(&json!({"question": nul})),
+        app.post("/api/v1/ask").json(&json!({"question": "a", "collection": nul})),
+        app.post("/v1/chat/completions")
+            .json(&json!({"model": "ragway", "messages": [{"role": "user", "content": nul}]})),
+        app.post("/api/v1/documents").json(&json!({"collection": nul, "content": "a"})),
+        app.post("/api/v1/documents").json(&document("external_id", json!(nul))),
+        app.post("/api/v1/documents").json(&document("title", json!(nul))),
+        app.post("/api/v1/documents").json(&document("source", json!(nul))),
+        app.post("/api/v1/documents").json(&document("content", json!(nul))),
+        app.post("/api/v1/documents").json(&document("metadata", json!({"a": nul}))),
+        app.post("/api/v1/documents").json(&document("metadata", json!({nul: "a"}))),
+        app.post("/api/v1/documents").json(&document("metadata", json!({"a": [{"b": nul}]}))),
+        app.post("/api/v1/documents/async").json(&json!({"documents": [document("content", json!(nul))]})),
+        app.post("/api/v1/documents/async")
+            .json(&json!({"documents": [document("metadata", json!({nul: 1}))]})),
+        app.post("/api/v1/documents/async")
+            .json(&json!({"documents": [document("external_id", json!(nul))], "collection": nul})),
+        app.post("/api/v1/feedback").json(&json!({"answer_id": nul, "rating": "up"})),
+    ];
+    for request in requests {
+        let sent = request.try_clone().unwrap().build().unwrap();
+        let what = format!("{} {}", sent.method(), sent.url());
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        let told = response.text().await.unwrap();
+        assert!((400..=422).contains(&status), "{what}: {status} {told}");
+        assert!(told.len() > 40 && !told.contains("internal"), "{what}: {told}");
+    }
+    // The connections are as good as before.
+    let found = good(app.search(json!({"query": "bicycle", "threshold": -1.0})).await).await;
+    assert_ne!(found["count"], 0);
+}

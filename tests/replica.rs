@@ -57,6 +57,8 @@ async fn a_replica_answers_searches_and_none_misses_what_was_stored_before() {
     let app = TestApp::with(|setup| {
         setup.database = Some((url.clone(), admin_url.clone()));
         setup.replica_url = Some(standby.url(&url));
+        // What is remembered, no server has to be asked.
+        setup.catalog.search.cache.max_bytes = 0;
     })
     .await;
     app.store_ferry().await;

@@ -187,3 +187,95 @@ async fn a_selective_filter_finds_its_rows_through_the_index() {
     assert_eq!(found(true).await, 20);
     assert_eq!(found(false).await, 20);
 }
+
+/// How many searches were given again.
+fn repeated(app: &TestApp) -> u64 {
+    app.rag.repeated_searches().counts().0
+}
+
+#[tokio::test]
+async fn a_search_that_comes_again_is_remembered_until_its_collection_changes() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    let urls = (app.database_url.clone(), app.admin_url.clone());
+    let other = TestApp::with(|setup| setup.database = Some(urls)).await;
+    let query = json!({"query": "bicycle", "threshold": -1.0});
+    let search = async |app: &TestApp| {
+        let mut found = good(app.search(query.clone()).await).await;
+        found.as_object_mut().unwrap().remove("elapsed_time");
+        found
+    };
+    let first = search(&app).await;
+    assert_eq!((search(&app).await, repeated(&app)), (first.clone(), 1));
+    assert_eq!(search(&other).await, first, "the other replica remembers its own");
+    assert_eq!(repeated(&other), 0);
+
+    // Whichever replica stores, replaces or deletes, the next search of each sees it.
+    let document = |text: &str| json!({"content": text, "external_id": "bells"});
+    for change in ["Bicycle bells are 4 euros.", "Bicycle bells are 5 euros.", ""] {
+        match change {
+            "" => {
+                let listed = good(app.get("/api/v1/documents").send().await.unwrap()).await;
+                let is_bells = |document: &&Value| document["external_id"] == "bells";
+                let bells =
+                    listed["documents"].as_array().unwrap().iter().find(is_bells).unwrap()["id"].clone();
+                let path = format!("/api/v1/documents/{}", bells.as_str().unwrap());
+                assert_eq!(other.delete(&path).send().await.unwrap().status(), 204);
+            }
+            text => _ = other.store(document(text)).await,
+        }
+        for app in [&app, &other] {
+            let found = search(app).await;
+            let bells: Vec<&str> = found["results"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|result| result["external_id"] == "bells")
+                .map(|result| result["content"].as_str().unwrap())
+                .collect();
+            assert_eq!(bells, if change.is_empty() { vec![] } else { vec![change] });
+        }
+    }
+    assert_eq!(search(&app).await, first);
+}
+
+#[tokio::test]
+async fn only_the_very_same_search_is_given_again() {
+    let app = TestApp::start().await;
+    app.store_ferry().await;
+    good(app.post("/api/v1/collections").json(&json!({"name": "other"})).send().await.unwrap()).await;
+    app.store_in("other", "A bicycle of another collection costs 9 euros.").await;
+    let searches = [
+        json!({"query": "bicycle"}),
+        json!({"query": "Bicycle"}),
+        json!({"query": "bicycle", "k": 1}),
+        json!({"query": "bicycle", "threshold": 0.9}),
+        json!({"query": "bicycle", "threshold": -1.0}),
+        json!({"query": "bicycle", "mode": "dense"}),
+        json!({"query": "bicycle", "mode": "lexical"}),
+        json!({"query": "bicycle", "collection": "other"}),
+        json!({"query": "bicycle", "filters": {"topic": "money"}}),
+        json!({"query": "bicycle", "filters": {"year": 2025}}),
+    ];
+    let mut found = Vec::new();
+    for search in &searches {
+        found.push(good(app.search(search.clone()).await).await["results"].clone());
+    }
+    assert_eq!(repeated(&app), 0);
+    for (search, before) in searches.iter().zip(&found) {
+        assert_eq!(good(app.search(search.clone()).await).await["results"], *before, "{search}");
+    }
+    assert_eq!(repeated(&app), searches.len() as u64);
+    // Asked for to measure.
+    for _ in 0..2 {
+        good(app.search(json!({"query": "bicycle", "exact": true})).await).await;
+    }
+    assert_eq!(repeated(&app), searches.len() as u64);
+
+    let without = TestApp::with(|setup| setup.catalog.search.cache.max_bytes = 0).await;
+    without.store_ferry().await;
+    for _ in 0..2 {
+        good(without.search(searches[0].clone()).await).await;
+    }
+    assert_eq!(repeated(&without), 0);
+}

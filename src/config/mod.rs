@@ -27,7 +27,7 @@ pub use jobs::JobSettings;
 pub use limits::{GroupLimits, LimitSettings};
 pub use llm::*;
 pub use reranker::*;
-pub use search::{MAX_RERANK_CANDIDATES, RerankSettings, SearchMode, SearchSettings};
+pub use search::{MAX_RERANK_CANDIDATES, RerankSettings, SearchCacheSettings, SearchMode, SearchSettings};
 pub use shutdown::ShutdownSettings;
 pub use space::{EmbeddingSpace, Pooling, Prefixes};
 pub use usage::{Quota, QuotaPeriod, QuotaSubject, UsageSettings};

@@ -1,9 +1,11 @@
 //! `[search]`: how passages are looked for.
 
+use std::num::NonZeroU32;
+
 use serde::Deserialize;
 
 /// What decides which passages a search finds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchMode {
     /// How near their vectors are.
@@ -32,6 +34,24 @@ impl SearchMode {
 pub struct SearchSettings {
     pub mode: SearchMode,
     pub rerank: RerankSettings,
+    pub cache: SearchCacheSettings,
+}
+
+/// `[search.cache]`: searches that come again while their collection does not change.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SearchCacheSettings {
+    /// Memory for what was found; 0 remembers nothing.
+    pub max_bytes: u64,
+    /// Seconds that it is kept.
+    pub ttl_s: NonZeroU32,
+}
+
+impl Default for SearchCacheSettings {
+    fn default() -> Self {
+        const MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+        Self { max_bytes: 32 << 20, ttl_s: MINUTE }
+    }
 }
 
 /// Most passages of one search that a reranker reads.

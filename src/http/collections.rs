@@ -135,6 +135,7 @@ pub(super) async fn all(caller: Caller, gateway: &Gateway) -> Result<CollectionL
 /// With the number of its documents and passages.
 #[utoipa::path(tag = "collections", params(("name", example = "default")), responses(
     (status = 200, description = "The collection", body = CollectionBody),
+    (status = 400, description = "A name with the character NUL", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -152,6 +153,7 @@ pub async fn show(
 /// With every document and passage in it.
 #[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
     (status = 204, description = "Deleted"),
+    (status = 400, description = "A name with the character NUL", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]

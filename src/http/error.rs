@@ -342,6 +342,7 @@ impl From<&StoreError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "unknown_collection", detail)
             }
             StoreError::CollectionExists(_) => Self::new(StatusCode::CONFLICT, "collection_exists", detail),
+            StoreError::Nul => Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail),
             StoreError::VersionChanged(_) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "version_changed", detail)
             }
@@ -349,6 +350,11 @@ impl From<&StoreError> for ApiError {
                 tracing::error!(error = detail, "the database is unavailable");
                 let detail = "the database cannot be reached at the moment; try again shortly";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail).retry_after(2)
+            }
+            StoreError::DiskFull(_) => {
+                tracing::error!(error = detail, "the database's disk is full: free space on it, or make it larger");
+                let detail = "the database's disk is full and nothing was stored; whoever runs this server has to make room";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_full", detail).retry_after(30)
             }
             StoreError::StatementTimedOut => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_timeout", detail).retry_after(5)

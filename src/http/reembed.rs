@@ -151,6 +151,7 @@ pub async fn start(
 /// How far it is, and whether searches read the new vectors.
 #[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
     (status = 200, description = "Where it stands", body = ReembeddingReport),
+    (status = 400, description = "A name with the character NUL", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection, or nothing of it is re-embedded", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is unavailable", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -169,6 +170,7 @@ pub async fn show(
 /// stored since then are there too. The new vectors are deleted.
 #[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
     (status = 200, description = "The collection as it is now", body = CollectionBody),
+    (status = 400, description = "A name with the character NUL", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection, or nothing of it is re-embedded", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "No model of the catalog makes the vectors before", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "A model or the database is unavailable", body = Problem, content_type = "application/problem+json"),
@@ -190,6 +192,7 @@ pub async fn roll_back(
 /// Deletes the vectors before a cutover; there is no going back after it.
 #[utoipa::path(tag = "collections", params(("name", example = "handbook")), responses(
     (status = 200, description = "The collection as it is now", body = CollectionBody),
+    (status = 400, description = "A name with the character NUL", body = Problem, content_type = "application/problem+json"),
     (status = 404, description = "No such collection, or nothing of it is re-embedded", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "It has not cut over yet", body = Problem, content_type = "application/problem+json"),
     (status = 503, description = "A model or the database is unavailable", body = Problem, content_type = "application/problem+json"),

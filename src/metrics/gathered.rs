@@ -29,6 +29,7 @@ pub fn all(rag: &Rag) -> Vec<MetricFamily> {
         loaded(embedders.models()),
         queues(&lanes),
         cache(&rag.cache().counts()),
+        repeated(rag.repeated_searches().counts()),
         backends(&rag.answers().status()),
         jobs(&rag.job_counts()),
         usage(&rag.ledger().totals()),
@@ -100,6 +101,15 @@ fn cache(counts: &CacheCounts) -> Vec<MetricFamily> {
         errors.add(&[("tier", tier)], counts.errors as f64);
     }
     [hits, misses, errors].map(Family::done).into()
+}
+
+fn repeated((hits, misses): (u64, u64)) -> Vec<MetricFamily> {
+    let mut found =
+        Family::counter("search_cache_hits_total", "Searches whose results were there from before");
+    let mut made = Family::counter("search_cache_misses_total", "Searches that were not");
+    found.add(&[], hits as f64);
+    made.add(&[], misses as f64);
+    [found, made].map(Family::done).into()
 }
 
 /// What the answer backends did and how they are.

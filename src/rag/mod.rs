@@ -65,6 +65,7 @@ pub struct Rag {
     job_added: Arc<Notify>,
     job_counts: jobs::JobCounts,
     pub(crate) cache: EmbeddingCache,
+    repeated: search::RepeatedSearches,
     pub(crate) load: embed_batch::Load,
     pub(crate) answer_cache: Arc<answer_cache::AnswerCache>,
     ledger: Arc<usage::Ledger>,
@@ -89,6 +90,7 @@ impl Rag {
             answer_cache: Arc::new(answer_cache::AnswerCache::new(catalog.ask.cache.clone())),
             ledger: Arc::new(usage::Ledger::new(&catalog, store.clone())),
             readers: extract::Readers::new(catalog.ingest.readers.clone()),
+            repeated: search::RepeatedSearches::new(&catalog.search.cache),
             catalog,
             store,
             embedders,
@@ -140,6 +142,11 @@ impl Rag {
     /// The cache of vectors.
     pub fn cache(&self) -> &EmbeddingCache {
         &self.cache
+    }
+
+    /// The searches that are remembered.
+    pub fn repeated_searches(&self) -> &search::RepeatedSearches {
+        &self.repeated
     }
 
     /// The catalog in force.
@@ -267,12 +274,14 @@ impl RagError {
             RagError::Store(error) => match error {
                 StoreError::UnknownCollection(_)
                 | StoreError::CollectionExists(_)
+                | StoreError::Nul
                 | StoreError::VersionChanged(_)
                 | StoreError::SpacesChanged(_)
                 | StoreError::TooManyJobs(_)
                 | StoreError::PoolExhausted
                 | StoreError::StatementTimedOut => false,
                 StoreError::Unavailable(_)
+                | StoreError::DiskFull(_)
                 | StoreError::NoPgvector
                 | StoreError::NotAReplica
                 | StoreError::LeaseLost

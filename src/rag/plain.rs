@@ -14,7 +14,8 @@ pub fn plain(text: &str, is_known: &dyn Fn(&str) -> bool) -> String {
     let text = without_addresses(&text, is_known);
     // Halves of what was cut apart must not come together again.
     let mut apart = String::with_capacity(text.len());
-    for character in text.trim().chars() {
+    // NUL is no text, and the database takes none.
+    for character in text.trim().chars().filter(|character| *character != '\0') {
         let joins = match character {
             '(' | ':' => apart.ends_with(']'),
             '[' => apart.ends_with('!'),
@@ -168,6 +169,7 @@ mod tests {
         assert_eq!(of("See [the fares](javascript:alert(1)) now."), "See the fares now.");
         assert_eq!(of("[![a](http://x.example/a) b](http://y.example) c"), "a b c");
         assert_eq!(of("![x][ref] and [y][ref]"), "x and y");
+        assert_eq!(of("It costs\0 3 euros.]\0("), "It costs 3 euros.] (");
         assert_eq!(of("a <img src=x onerror=alert(1)> b</p> <!-- c --> d"), "a  b  d");
         assert_eq!(
             of("It costs < 3 euros, 5 > 4, a[0] and [1][2]."),

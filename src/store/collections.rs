@@ -23,6 +23,8 @@ pub struct Collection {
     pub created_at: OffsetDateTime,
     /// Raised with every change of its documents or of the space that searches read.
     pub version: i64,
+    /// Whether words of what was stored before are still being indexed: a search may find more with each moment.
+    pub filling_words: bool,
     /// What searches of the live space use.
     pub index: VectorIndex,
     /// Keys of the metadata whose order comparisons have an index.
@@ -60,6 +62,7 @@ impl FromRow for Collection {
             passages: row.get("passages"),
             created_at: row.get("created_at"),
             version: row.get("version"),
+            filling_words: row.get("filling_words"),
         }
     }
 }
@@ -73,6 +76,8 @@ const COLUMNS: &str = "
            o.space_id AS other_id, os.model AS other_model, os.dimension AS other_dimension,
            o.state = 'filling' AS other_filling, o.job_id AS other_job,
            extract(epoch FROM now() - o.since)::float8 AS other_age, coalesce(v.version, 0) AS version,
+           EXISTS (SELECT FROM lexical_indexes l WHERE l.collection_id = c.id AND l.tenant_id = c.tenant_id
+               AND l.space_id = c.space_id AND l.fill_from IS NOT NULL) AS filling_words,
            i.kind AS index_kind, i.m AS index_m, i.ef_construction AS index_ef_construction,
            i.ef_search AS index_ef_search, i.index_name,
            'passages_hnsw_' || left(md5(c.space_id), 16) AS shared_index,

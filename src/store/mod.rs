@@ -91,6 +91,7 @@ pub struct Store {
     /// Empty before [`Store::with_keys`].
     keyring: Arc<Keyring>,
     role: Role,
+    probes: plans::Probes,
 }
 
 /// The pool of connections: how many there are, and how long was waited for one.
@@ -129,12 +130,14 @@ impl Store {
     pub async fn connect(url: &SecretString, settings: &PoolSettings) -> Result<Self, StoreError> {
         let pool = Self::pool(url, settings)?;
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
+        let most_connections = most_connections(settings);
         Ok(Self {
             pool,
-            most_connections: most_connections(settings),
+            most_connections,
             pgvector,
             keyring: Arc::new(Keyring::new(&EncryptionSettings::default())),
             role: Role::Primary(None),
+            probes: plans::Probes::default(),
         })
     }
 
@@ -254,6 +257,9 @@ pub enum StoreError {
     /// Every connection of the pool was in use for too long.
     #[error("no database connection became free in time")]
     PoolExhausted,
+    /// Its disk has no room for what was to be written; what is stored can be read.
+    #[error("the database's disk is full: {0}")]
+    DiskFull(String),
     /// A statement ran longer than allowed.
     #[error("a database statement took too long and was cancelled")]
     StatementTimedOut,
@@ -271,6 +277,11 @@ pub enum StoreError {
     /// A collection of this name exists.
     #[error("there is already a collection `{0}`")]
     CollectionExists(String),
+    /// A name or a text holds NUL, which neither `text` nor `jsonb` can.
+    #[error(
+        "a name or text holds the character NUL (U+0000), which cannot be stored or looked for; remove it"
+    )]
+    Nul,
     /// The collection went over to another space since it was looked up: look again.
     #[error("collection `{0}` went over to another embedding space meanwhile; try again")]
     SpacesChanged(String),
@@ -302,6 +313,7 @@ impl StoreError {
         match self {
             StoreError::Unavailable(_)
             | StoreError::PoolExhausted
+            | StoreError::DiskFull(_)
             | StoreError::StatementTimedOut
             | StoreError::SpacesChanged(_)
             | StoreError::TooManyJobs(_) => true,
@@ -309,6 +321,7 @@ impl StoreError {
             | StoreError::NotAReplica
             | StoreError::UnknownCollection(_)
             | StoreError::CollectionExists(_)
+            | StoreError::Nul
             | StoreError::VersionChanged(_)
             | StoreError::LeaseLost
             | StoreError::Sealed(_)
@@ -322,7 +335,15 @@ impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code() {
             Some(code) if *code == SqlState::QUERY_CANCELED => StoreError::StatementTimedOut,
+            Some(code) if *code == SqlState::DISK_FULL => StoreError::DiskFull(describe(&error)),
             Some(code) if is_outage(code) => StoreError::Unavailable(describe(&error)),
+            // What is sent is UTF-8, so that nothing else can be wrong with it.
+            Some(code)
+                if [SqlState::CHARACTER_NOT_IN_REPERTOIRE, SqlState::UNTRANSLATABLE_CHARACTER]
+                    .contains(code) =>
+            {
+                StoreError::Nul
+            }
             Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
                 session::primary_has_moved();
                 StoreError::Unavailable(describe(&error))

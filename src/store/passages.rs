@@ -1,5 +1,6 @@
 //! Passages: what search finds.
 
+use futures_util::try_join;
 use pgvector::Vector;
 use serde_json::Value;
 use tokio_postgres::{Client, Row, Transaction, types::Type};
@@ -9,7 +10,7 @@ use super::{
     Candidates, Collection, Filter, PlanKind, SearchPlan, Store, StoreError, TenantId,
     filter::Parameters,
     indexes::exact_order,
-    plans::{MAX_SCAN_TUPLES, place, probe, trusted},
+    plans::{MAX_SCAN_TUPLES, place, trusted},
     sealed::{PASSAGE_CONTENT, PASSAGE_HEADING, Seals},
     see_tenant,
     shards::{given_by_shards, nearest_of_each},
@@ -184,7 +185,7 @@ impl Store {
         let (candidates, through) = match query.effort {
             SearchEffort::Exact => (Candidates::Unknown, Through::Nothing),
             SearchEffort::Indexed => {
-                let probe = probe(&transaction, query).await?;
+                let probe = self.probes.probe(&transaction, query).await?;
                 // Without iterative scans the index could lose rows.
                 let through_index = self.pgvector.iterative_scan && probe.prefers_index(query.k);
                 let through = match probe.shards.as_slice() {
@@ -198,9 +199,14 @@ impl Store {
         let mut kind = if through == Through::Nothing { PlanKind::Exact } else { PlanKind::Index };
         let mut rows = Vec::new();
         if kind == PlanKind::Index {
-            let before = send_through_index(&transaction, query, &through).await?;
-            rows = self.compare(&transaction, query, &through).await?;
-            let after = given_by_index(&transaction, query, &through).await?;
+            // Sent together: one round trip.
+            let (_, before, compared, after) = try_join!(
+                send_through_index(&transaction, query),
+                given_by_index(&transaction, query, &through),
+                self.compare(&transaction, query, &through),
+                given_by_index(&transaction, query, &through),
+            )?;
+            rows = compared;
             let given = after.zip(before).map(|(after, before)| after - before);
             let few = found(&rows).count() < query.k;
             if given == Some(0) && !few {
@@ -271,18 +277,17 @@ impl Store {
     }
 }
 
-/// To be called before [`Store::compare`] by an index; returns what [`given_by_index`] says now.
+/// To be called before [`Store::compare`] by an index.
 async fn send_through_index(
     transaction: &Transaction<'_>,
     query: &PassageQuery<'_>,
-    through: &Through,
-) -> Result<Option<i64>, StoreError> {
+) -> Result<(), StoreError> {
     let spec = query.collection.index.spec;
     let wanted = spec.kind.candidates(query.k).max(spec.ef_search as usize).min(MAX_EF_SEARCH);
     let (ef_search, max_scan) = (wanted.to_string(), MAX_SCAN_TUPLES.to_string());
     let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT)];
     transaction.query_typed(THROUGH_INDEX, &parameters).await?;
-    given_by_index(transaction, query, through).await
+    Ok(())
 }
 
 /// Vectors that scans of the index have given this connection, those of all shards together; absent

@@ -5,9 +5,13 @@
 //! are few enough to compare each. What has to be known is counted up to a limit
 //! and, beyond, estimated by PostgreSQL from its statistics.
 
+use std::time::Duration;
+
 use futures_util::future::try_join;
+use moka::future::Cache;
 use serde_json::Value;
 use tokio_postgres::{Transaction, types::Type};
+use uuid::Uuid;
 
 use super::{Filter, IndexKind, PassageQuery, StoreError, filter::Parameters, shards::SHARDS};
 
@@ -58,6 +62,50 @@ pub enum Candidates {
     Unknown,
 }
 
+/// How long it is believed that a collection has many passages: to find it out anew takes a good part of
+/// what a search through the index does.
+const BELIEVED: Duration = Duration::from_secs(10);
+
+/// What was known before searches without a filter, of collections with many passages. A search that is planned by
+/// it finds no less: where the index gives too few, or is gone, all are compared.
+#[derive(Clone)]
+pub(super) struct Probes {
+    known: Cache<ProbeKey, Probe>,
+}
+
+type ProbeKey = (Uuid, String, Option<String>);
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self { known: Cache::builder().max_capacity(10_000).time_to_live(BELIEVED).build() }
+    }
+}
+
+impl Probes {
+    /// What is known, or becomes known now.
+    pub(super) async fn probe(
+        &self,
+        transaction: &Transaction<'_>,
+        query: &PassageQuery<'_>,
+    ) -> Result<Probe, StoreError> {
+        let collection = query.collection;
+        let key = (collection.id, collection.space.id.clone(), collection.index.name.clone());
+        if query.filter.is_none()
+            && let Some(known) = self.known.get(&key).await
+        {
+            return Ok(known);
+        }
+        let probe = probe(transaction, query).await?;
+        if query.filter.is_none()
+            && matches!(probe.candidates, Candidates::Estimated(_))
+            && probe.index_rows.is_some()
+        {
+            self.known.insert(key, probe.clone()).await;
+        }
+        Ok(probe)
+    }
+}
+
 /// What is known before a search.
 #[derive(Debug, Clone)]
 pub(super) struct Probe {
@@ -100,10 +148,7 @@ pub(super) fn place(
 }
 
 /// Looks how many passages a search has to do with, and whether its index is there.
-pub(super) async fn probe(
-    transaction: &Transaction<'_>,
-    query: &PassageQuery<'_>,
-) -> Result<Probe, StoreError> {
+async fn probe(transaction: &Transaction<'_>, query: &PassageQuery<'_>) -> Result<Probe, StoreError> {
     let indexed = query.filter.is_none_or(|filter| filter.is_indexed(&query.collection.fields));
     let in_statistics = query.filter.filter(|_| indexed);
     // Sent together: one round trip.

@@ -31,28 +31,44 @@ from stack import Nginx, Postgres, Programs, eventually, free_port, pgbouncer, r
 
 # Between two requests of a client: the load leaves the machine to the gateways.
 PAUSE_S = 0.02
+# Whose answers come as events.
+STREAMS = ("stream", "slow")
 # Settings of models.toml that a drill changes.
 Edit = tuple[str, str]
+# What comes through nginx comes from one address.
+UNLIMITED = ("per_address = 100 ", "per_address = 1_000_000 ")
 
 
 class Deployment:
     """Gateways on PostgreSQL behind PgBouncer, with Redis, answering by quoting; nobody else's programs."""
 
-    def __init__(self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = ()) -> None:
-        self.binary = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
+    def __init__(
+        self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = (), binary: Path | None = None,
+        backends: dict[str, str] = {}, server: type[Postgres] = Postgres, models: Callable[[Path], str] = lambda _: "",
+    ) -> None:
+        """`backends` answer questions, as in `gateway.catalog`; `models` writes some into a folder and returns their entries."""
+        self.binary = binary or Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
         os.chdir(ROOT)
         self.place = own_place(Path(sys.argv[0]).stem)
         self.programs = Programs(self.place, stack)
         self.config = self.place / "models.toml"
-        self.config.write_text(edited(gateway.catalog({}), settings))
-        self.postgres = Postgres(self.programs, "postgres", postgres_build(self.binary, self.place / "home"))
-        self.pool = pgbouncer(self.programs, self.postgres)
+        self.config.write_text(edited(gateway.catalog(backends), (UNLIMITED, *settings)) + models(self.place / "models"))
+        self.postgres = server(self.programs, "postgres", postgres_build(self.binary, self.place / "home"))
+        self.database = self.postgres.url("ragway", pgbouncer(self.programs, self.postgres))
         self.redis_port = free_port()
         self.redis = redis_on(self.programs, self.redis_port)
         self.migrate()
-        self.ports = [free_port() for _ in range(gateways)]
-        self.urls = [f"http://127.0.0.1:{port}" for port in self.ports]
-        self.gateways = [self.start(n) for n in range(gateways)]
+        self.ports: list[int] = []
+        self.urls: list[str] = []
+        self.gateways: list[subprocess.Popen] = []
+        for _ in range(gateways):
+            self.add()
+
+    def add(self) -> None:
+        """One more gateway."""
+        self.ports.append(free_port())
+        self.urls.append(f"http://127.0.0.1:{self.ports[-1]}")
+        self.gateways.append(self.start(len(self.gateways)))
 
     def migrate(self) -> None:
         urls = {"DATABASE_URL": self.postgres.url("ragway"), "DATABASE_ADMIN_URL": self.postgres.url("ragway_owner")}
@@ -62,23 +78,22 @@ class Deployment:
     def start(self, number: int) -> subprocess.Popen:
         """Starts this gateway on its port, again if it was there before, and waits until it is ready."""
         variables = gateway.environment(
-            self.place / "home", DATABASE_URL=self.postgres.url("ragway", self.pool),
-            REDIS_URL=f"redis://127.0.0.1:{self.redis_port}/0",
+            self.place / "home", DATABASE_URL=self.database,
+            REDIS_URL=f"redis://127.0.0.1:{self.redis_port}/0", TRUSTED_PROXIES="127.0.0.1",
         )
         command = [self.binary, "--config", self.config, "serve", "--host", "127.0.0.1", "--port", self.ports[number]]
         process = self.programs.start(f"gateway-{number + 1}", command, self.ports[number], env=variables)
-        eventually("ready", lambda: call(self.urls[number], "/health/ready").status == 200, process)
+        eventually("ready", lambda: ready(self.urls[number]), process)
         return process
 
     def nginx(self, retries: bool = True) -> Nginx:
-        """`deploy/nginx` without its limit of requests, for all come from one address; and without retries if asked."""
+        """`deploy/nginx`; without retries if asked."""
         front = Nginx(self.programs, self.urls)
-        front.edit("nginx.conf", ("rate=100r/m", "rate=1000000r/m"))
         if not retries:
             site = front.folder / "site.conf"
             lines = site.read_text().splitlines()
             site.write_text("\n".join("proxy_next_upstream off;" if "proxy_next_upstream " in line else line for line in lines))
-        front.reload()
+            front.reload()
         return front
 
     def external_ids(self) -> Counter:
@@ -90,6 +105,13 @@ class Deployment:
 def deployment(**more) -> Iterator[Deployment]:
     with ExitStack() as stack:
         yield Deployment(stack, **more)
+
+
+def ready(url: str) -> bool:
+    try:
+        return call(url, "/health/ready").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def edited(text: str, settings: tuple[Edit, ...]) -> str:
@@ -182,7 +204,7 @@ class Load:
         try:
             server.request("POST", path, json.dumps(body), {"content-type": "application/json"})
             response = server.getresponse()
-            begun = kind == "stream" and response.status == 200
+            begun = kind in STREAMS and response.status == 200
             text = response.read()
             # A stream that broke off has no last event.
             whole = not begun or b"event: done" in text
@@ -224,6 +246,8 @@ def request(kind: str, name: str) -> tuple[str, dict]:
         "store": ("/api/v1/documents", {"content": f"Ferry {name} sails at noon.", "external_id": name}),
         "ask": ("/api/v1/ask", {"question": question}),
         "stream": ("/api/v1/ask", {"question": question, "stream": True}),
+        # Each another one, so that its model can tell whether it is asked twice.
+        "slow": ("/api/v1/ask", {"question": f"What does it cost to take a bicycle of number {name.rsplit('-')[-1]}?", "stream": True}),
     }[kind]
 
 

@@ -2,8 +2,10 @@
 //! reranker where the request says so.
 
 mod fusion;
+mod repeated;
 mod reranking;
 
+pub use repeated::RepeatedSearches;
 pub use reranking::{RerankOutcome, RerankedBy, Reranking};
 
 use std::{
@@ -31,6 +33,7 @@ use crate::{
     telemetry::SPAN,
 };
 use fusion::fuse;
+use repeated::Key;
 
 /// Most results of one search.
 pub const MAX_K: usize = 1000;
@@ -136,9 +139,15 @@ impl Rag {
             self.collection_or_default(request.caller.tenant, request.collection.as_deref()).await?;
         let embedder = self.embedder_of(&collection).await?;
         let mode = self.mode_of(request)?;
+        let key = Key::of(request, mode, &collection);
+        if let Some(key) = &key
+            && let Some(found) = self.repeated.get(key, &collection).await
+        {
+            return Ok(found);
+        }
         let started = Instant::now();
         let waiting = self.load.enter();
-        let (vector, tokens) = query_vector(embedder.as_ref(), &request.query).await?;
+        let (vector, tokens) = self.query_vector(request.caller.tenant, &embedder, &request.query).await?;
         drop(waiting);
         let embed_time = started.elapsed();
         let started = Instant::now();
@@ -146,7 +155,7 @@ impl Rag {
         let finding = self.find_passages(request, mode, &collection, &vector);
         let (mode, passages, plan) = finding.instrument(span).await?;
         let search_time = started.elapsed();
-        Ok(SearchOutcome {
+        let outcome = SearchOutcome {
             passages,
             mode,
             plan,
@@ -156,7 +165,31 @@ impl Rag {
             embed_time,
             search_time,
             rerank: None,
-        })
+        };
+        if let Some(key) = key {
+            self.repeated.put(key, &outcome).await;
+        }
+        Ok(outcome)
+    }
+
+    /// The vector of a query or a question, and the tokens read; that of a text may be there from before.
+    async fn query_vector(
+        &self,
+        tenant: TenantId,
+        embedder: &Arc<dyn Embedder>,
+        query: &Query,
+    ) -> Result<(Vec<f32>, usize), RagError> {
+        match query {
+            Query::Text(text) => {
+                let (texts, role) = (vec![text.clone()], TextRole::Query);
+                let found = self.cache.embed(tenant.0, embedder, texts, role, Lane::Interactive).await?;
+                let mut embeddings = found.embeddings;
+                Ok((embeddings.vectors.pop().unwrap_or_default(), embeddings.tokens.iter().sum()))
+            }
+            Query::Image(image) => {
+                Ok((image_vector(embedder.as_ref(), image.clone(), Lane::Interactive).await?, 0))
+            }
+        }
     }
 
     /// The mode that is asked for, or the usual one; an image has no words.
@@ -367,18 +400,6 @@ fn scored(matches: LexicalMatches) -> Vec<FoundPassage> {
         passage
     };
     matches.passages.into_iter().map(scored).collect()
-}
-
-/// The vector of a query or a question, and the tokens read.
-async fn query_vector(embedder: &dyn Embedder, query: &Query) -> Result<(Vec<f32>, usize), RagError> {
-    match query {
-        Query::Text(text) => {
-            let texts = vec![text.clone()];
-            let mut embeddings = embedder.embed(texts, TextRole::Query, Lane::Interactive).await?;
-            Ok((embeddings.vectors.pop().unwrap_or_default(), embeddings.tokens.iter().sum()))
-        }
-        Query::Image(image) => Ok((image_vector(embedder, image.clone(), Lane::Interactive).await?, 0)),
-    }
 }
 
 /// Refuses an empty, overlong or NUL-bearing text; `field` is named in the message.
