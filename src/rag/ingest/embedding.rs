@@ -41,8 +41,8 @@ struct Missing<'a> {
 impl Rag {
     /// Embeds documents, several in one call: what is to be stored of each, in their order.
     ///
-    /// Where that fails for good each is embedded alone, so that only the one fails whose text it
-    /// was. A failure that may pass is told of the first document, and nothing of the others.
+    /// Where the model refuses it each is embedded alone, so that only the one fails whose text it was. They
+    /// end with the first failure that is not a document's.
     pub(in crate::rag) async fn embed_together(
         &self,
         mut documents: Vec<CutDocument>,
@@ -53,7 +53,12 @@ impl Rag {
             Err(_) => {
                 let mut prepared = Vec::with_capacity(documents.len());
                 for document in documents {
-                    prepared.push(self.embed_alone(document).await);
+                    let embedded = self.embed_alone(document).await;
+                    let goes_on = matches!(embedded, Ok(_) | Err(RagError::Model(ModelError::Unfit { .. })));
+                    prepared.push(embedded);
+                    if !goes_on {
+                        break;
+                    }
                 }
                 prepared
             }
