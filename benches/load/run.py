@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
@@ -262,7 +263,11 @@ def zipf(count: int, length: int) -> Iterator[int]:
 
 
 def repeated(bench: Bench) -> dict:
-    bodies = [{"query": bench.query(number), "threshold": -1.0} for number in zipf(ZIPF_QUERIES, 20_000)]
+    search = lambda number: {"query": bench.query(number), "threshold": -1.0}
+    # Each was asked before: the seldom ones would take longer to come than the measurement lasts.
+    with ThreadPoolExecutor(8) as clients:
+        list(clients.map(lambda number: good(bench.url, "/api/v1/search", search(number)), range(ZIPF_QUERIES)))
+    bodies = [search(number) for number in zipf(ZIPF_QUERIES, 20_000)]
     return bench.wrk(f"search, {ZIPF_QUERIES:,} queries repeated (Zipf)", "/api/v1/search", bodies)
 
 

@@ -49,8 +49,8 @@ pub struct SearchCacheSettings {
 
 impl Default for SearchCacheSettings {
     fn default() -> Self {
-        const MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
-        Self { max_bytes: 32 << 20, ttl_s: MINUTE }
+        const TEN_MINUTES: NonZeroU32 = NonZeroU32::new(600).unwrap();
+        Self { max_bytes: 32 << 20, ttl_s: TEN_MINUTES }
     }
 }
 

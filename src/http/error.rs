@@ -352,7 +352,10 @@ impl From<&StoreError> for ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail).retry_after(2)
             }
             StoreError::DiskFull(_) => {
-                tracing::error!(error = detail, "the database's disk is full: free space on it, or make it larger");
+                tracing::error!(
+                    error = detail,
+                    "the database's disk is full: free space on it, or make it larger"
+                );
                 let detail = "the database's disk is full and nothing was stored; whoever runs this server has to make room";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_full", detail).retry_after(30)
             }
