@@ -1,4 +1,4 @@
-//! A file becomes a document with embedded passages: read, [`cut`], embedded ([`embedding`]), stored.
+//! A file becomes a document with embedded passages: read, cut, embedded, stored.
 
 mod cut;
 mod embedding;
