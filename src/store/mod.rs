@@ -87,6 +87,7 @@ pub struct Store {
     pgvector: Pgvector,
     role: Role,
     probes: plans::Probes,
+    known: collections::KnownCollections,
 }
 
 /// The pool of connections: how many there are, and how long was waited for one.
@@ -126,13 +127,8 @@ impl Store {
         let pool = Self::pool(url, settings)?;
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
         let most_connections = most_connections(settings);
-        Ok(Self {
-            pool,
-            most_connections,
-            pgvector,
-            role: Role::Primary(None),
-            probes: plans::Probes::default(),
-        })
+        let (probes, known) = Default::default();
+        Ok(Self { pool, most_connections, pgvector, role: Role::Primary(None), probes, known })
     }
 
     fn pool(url: &SecretString, settings: &PoolSettings) -> Result<Pool<Sessions>, StoreError> {
