@@ -92,6 +92,7 @@ pub struct Store {
     keyring: Arc<Keyring>,
     role: Role,
     probes: plans::Probes,
+    known: collections::KnownCollections,
 }
 
 /// The pool of connections: how many there are, and how long was waited for one.
@@ -131,14 +132,9 @@ impl Store {
         let pool = Self::pool(url, settings)?;
         let pgvector = Pgvector::look_up(&*pool.get().await?).await?;
         let most_connections = most_connections(settings);
-        Ok(Self {
-            pool,
-            most_connections,
-            pgvector,
-            keyring: Arc::new(Keyring::new(&EncryptionSettings::default())),
-            role: Role::Primary(None),
-            probes: plans::Probes::default(),
-        })
+        let (probes, known) = Default::default();
+        let keyring = Arc::new(Keyring::new(&EncryptionSettings::default()));
+        Ok(Self { pool, most_connections, pgvector, keyring, role: Role::Primary(None), probes, known })
     }
 
     fn pool(url: &SecretString, settings: &PoolSettings) -> Result<Pool<Sessions>, StoreError> {

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 use tokio_postgres::{Transaction, types::Type};
 
-use super::{Collection, Store, StoreError, most_connections, plans::Probes};
+use super::{Collection, Store, StoreError, collections::KnownCollections, most_connections, plans::Probes};
 use crate::config::PoolSettings;
 
 /// How long a replica that failed is left alone.
@@ -56,6 +56,7 @@ impl Store {
             keyring: Arc::clone(&self.keyring),
             role: Role::Replica,
             probes: Probes::default(),
+            known: KnownCollections::default(),
         };
         let failed_until = match store.identity().await {
             Ok(found) if found == self.identity().await? => None,

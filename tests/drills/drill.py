@@ -31,8 +31,6 @@ from stack import Nginx, Postgres, Programs, eventually, free_port, pgbouncer, r
 
 # Between two requests of a client: the load leaves the machine to the gateways.
 PAUSE_S = 0.02
-# Whose answers come as events.
-STREAMS = ("stream", "slow")
 # Settings of models.toml that a drill changes.
 Edit = tuple[str, str]
 # What comes through nginx comes from one address.
@@ -43,16 +41,14 @@ class Deployment:
     """Gateways on PostgreSQL behind PgBouncer, with Redis, answering by quoting; nobody else's programs."""
 
     def __init__(
-        self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = (), binary: Path | None = None,
-        backends: dict[str, str] = {}, server: type[Postgres] = Postgres, models: Callable[[Path], str] = lambda _: "",
+        self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = (), server: type[Postgres] = Postgres,
     ) -> None:
-        """`backends` answer questions, as in `gateway.catalog`; `models` writes some into a folder and returns their entries."""
-        self.binary = binary or Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
+        self.binary = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
         os.chdir(ROOT)
         self.place = own_place(Path(sys.argv[0]).stem)
         self.programs = Programs(self.place, stack)
         self.config = self.place / "models.toml"
-        self.config.write_text(edited(gateway.catalog(backends), (UNLIMITED, *settings)) + models(self.place / "models"))
+        self.config.write_text(edited(gateway.catalog({}), (UNLIMITED, *settings)))
         self.postgres = server(self.programs, "postgres", postgres_build(self.binary, self.place / "home"))
         self.database = self.postgres.url("ragway", pgbouncer(self.programs, self.postgres))
         self.redis_port = free_port()
@@ -204,7 +200,7 @@ class Load:
         try:
             server.request("POST", path, json.dumps(body), {"content-type": "application/json"})
             response = server.getresponse()
-            begun = kind in STREAMS and response.status == 200
+            begun = kind == "stream" and response.status == 200
             text = response.read()
             # A stream that broke off has no last event.
             whole = not begun or b"event: done" in text
@@ -246,8 +242,6 @@ def request(kind: str, name: str) -> tuple[str, dict]:
         "store": ("/api/v1/documents", {"content": f"Ferry {name} sails at noon.", "external_id": name}),
         "ask": ("/api/v1/ask", {"question": question}),
         "stream": ("/api/v1/ask", {"question": question, "stream": True}),
-        # Each another one, so that its model can tell whether it is asked twice.
-        "slow": ("/api/v1/ask", {"question": f"What does it cost to take a bicycle of number {name.rsplit('-')[-1]}?", "stream": True}),
     }[kind]
 
 

@@ -135,8 +135,8 @@ impl Rag {
 
     /// Searches the space that is live now.
     async fn search_space(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
-        let collection =
-            self.collection_or_default(request.caller.tenant, request.collection.as_deref()).await?;
+        let name = request.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
+        let collection = self.store.searched_collection(request.caller.tenant, name).await?;
         let embedder = self.embedder_of(&collection).await?;
         let mode = self.mode_of(request)?;
         let key = Key::of(request, mode, &collection);

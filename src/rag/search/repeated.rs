@@ -3,7 +3,7 @@
 //! The number that the database raises with every change of a collection's documents, or of the space that
 //! searches read ([`Collection::version`]), is part of a key, and each search reads it anew: what is given
 //! again is what a search would find, whichever replica changed the collection. Each replica remembers
-//! its own. A change that does not raise the number (of an index, say) is seen when the time to live is over.
+//! its own. What passages hold is changed with their document only; the time to live bounds what would not be.
 
 use std::{
     sync::{
