@@ -291,9 +291,9 @@ impl Store {
         let transaction = connection.transaction().await?;
         lock(&transaction, tenant, collection, Lock::Write).await?;
         let held = spaces(&transaction, tenant, collection).await?;
-        if !held.iter().any(|row| row.id == space.id && row.state != "dropping") {
+        let Some(held) = held.iter().find(|row| row.id == space.id && row.state != "dropping") else {
             return Ok(false);
-        }
+        };
         let document = transaction
             .query_typed_opt(
                 "SELECT metadata FROM documents d WHERE id = $1 AND tenant_id = $2 AND content_hash = $3
@@ -313,6 +313,11 @@ impl Store {
             let rows: Vec<_> = owner.rows(passages).collect();
             let place = PassagePlace { tenant, collection, space };
             self.insert_passages(&transaction, place, &rows).await?;
+            if held.state == "live" {
+                // Searches find more now: a trigger of the table raises the collection's version.
+                let touch = "UPDATE documents SET updated_at = updated_at WHERE id = $1";
+                transaction.execute_typed(touch, &[(&text.id, Type::UUID)]).await?;
+            }
         }
         transaction.commit().await?;
         drop(connection);
