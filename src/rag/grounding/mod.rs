@@ -71,6 +71,8 @@ enum Asked {
     Name,
     Number,
     Time,
+    /// Whether there is such a thing: it must be spoken of.
+    Existence,
     Anything,
 }
 
@@ -147,8 +149,9 @@ impl Evidence {
     /// How far one place in a passage holds what the question names and asks for: 1 when it holds every
     /// word and number of it and something of the kind that is asked for.
     ///
-    /// A name or number that is missing, no name for a "who", no number for a "how many", and a "not"
-    /// that only the question says, each count against a place, so that it may be below 0.
+    /// A name or number that is missing, no name for a "who", no number for a "how many", nothing of the
+    /// thing for an "is there", and a "not" that only the question says, each count against a place, so that
+    /// it may be below 0.
     pub fn question_support(&self, passage: usize) -> f32 {
         let windows = self.passages.get(passage).map_or(&[][..], |place| &place.windows);
         windows.iter().map(|window| self.window_support(window)).reduce(f32::max).unwrap_or(0.0)
@@ -211,6 +214,15 @@ impl Asked {
             Asked::Number
         } else if begins(&["who ", "whose ", "whom ", "where "]) {
             Asked::Name
+        } else if begins(&[
+            "is there ",
+            "are there ",
+            "was there ",
+            "were there ",
+            "do you have ",
+            "have you ",
+        ]) {
+            Asked::Existence
         } else {
             Asked::Anything
         }
@@ -224,6 +236,9 @@ impl Asked {
             Asked::Name => facts.names.difference(&question.words).next().is_some(),
             Asked::Number => number() || holds(NUMERALS),
             Asked::Time => number() || holds(TIMES),
+            Asked::Existence => {
+                question.words.difference(&question.names).any(|word| facts.words.contains(word))
+            }
             Asked::Anything => true,
         }
     }
@@ -280,6 +295,8 @@ mod tests {
         assert!(support("When did the ferry Aurora leave Nordby in 1999?") < 0.9);
         assert!(support("Who owns the saloon?") < 0.5, "there is no name in that sentence");
         assert!(support("Which ferry does not leave Nordby?") < 0.0);
+        assert!(support("Is there a kiosk in Nordby?") < 0.0, "Nordby alone is no kiosk");
+        assert!(support("Is there a ferry in Nordby?") > 0.5);
         // "many" is a word that it does not hold; a number it does.
         let number = support("How many euros is a bicycle?");
         assert!((number - 2.0 / 3.0).abs() < 1e-6, "{number}");
