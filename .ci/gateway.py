@@ -18,13 +18,13 @@ DROPPED = (
 )
 
 
-def catalog(backends: dict[str, str], model: str | None = None) -> str:
-    """The built-in models.toml, with questions answered by these: base URLs of OpenAI's protocol by name.
+def catalog(backends: dict[str, str], model: str | None = None, file: Path = Path("models.toml")) -> str:
+    """The built-in models.toml, or another, with questions answered by these: base URLs of OpenAI's protocol by name.
 
     Their servers know the model by that name too where `model` gives no other.
     """
     names = ", ".join(f'"{name}"' for name in backends)
-    text = Path("models.toml").read_text()
+    text = file.read_text()
     text, count = re.subn(r"(\[routes\.answer\]\nbackends = )\[.*?\]", rf"\1[{names}]", text, flags=re.S)
     assert count == 1, "models.toml has no [routes.answer]"
     for name, url in backends.items():

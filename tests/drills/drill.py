@@ -41,14 +41,17 @@ class Deployment:
     """Gateways on PostgreSQL behind PgBouncer, with Redis, answering by quoting; nobody else's programs."""
 
     def __init__(
-        self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = (), server: type[Postgres] = Postgres,
+        self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = (), binary: Path | None = None,
+        server: type[Postgres] = Postgres, models: Callable[[Path], str] = lambda _: "",
+        catalog: Path = ROOT / "models.toml",
     ) -> None:
-        self.binary = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
+        """`models` writes some into a folder and returns their entries of models.toml."""
+        self.binary = binary or Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
         os.chdir(ROOT)
         self.place = own_place(Path(sys.argv[0]).stem)
         self.programs = Programs(self.place, stack)
         self.config = self.place / "models.toml"
-        self.config.write_text(edited(gateway.catalog({}), (UNLIMITED, *settings)))
+        self.config.write_text(edited(gateway.catalog({}, file=catalog), (UNLIMITED, *settings)) + models(self.place / "models"))
         self.postgres = server(self.programs, "postgres", postgres_build(self.binary, self.place / "home"))
         self.database = self.postgres.url("ragway", pgbouncer(self.programs, self.postgres))
         self.redis_port = free_port()
@@ -69,7 +72,7 @@ class Deployment:
     def migrate(self) -> None:
         urls = {"DATABASE_URL": self.postgres.url("ragway"), "DATABASE_ADMIN_URL": self.postgres.url("ragway_owner")}
         variables = gateway.environment(self.place / "home", **urls)
-        subprocess.run([self.binary, "migrate"], env=variables, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([self.binary, "--config", self.config, "migrate"], env=variables, check=True, stdout=subprocess.DEVNULL)
 
     def start(self, number: int) -> subprocess.Popen:
         """Starts this gateway on its port, again if it was there before, and waits until it is ready."""

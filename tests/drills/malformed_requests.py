@@ -1,22 +1,29 @@
 """Generated requests, malformed ones among them, from the served OpenAPI document: no 5xx that it does not name.
 
+A small CLIP model, made up, reads the images.
+
 Needs schemathesis (`pip install schemathesis`) on the PATH, or where SCHEMATHESIS says. What it found is
 in report.txt in the drill's folder as well.
 """
 
+import base64
 import os
 import re
 import subprocess
 
+import small_clip
 from drill import deployment, expect, good, prepare
 
-FOR_S = 90
+FOR_S = 150
 
 
 def main() -> None:
-    with deployment(gateways=1) as served:
+    images = ('candidates = ["clip-ViT-B-32"]', f'candidates = ["{small_clip.NAME}"]')
+    with deployment(gateways=1, settings=(images,), models=small_clip.write) as served:
         url = served.urls[0]
         prepare(url)
+        png = base64.b64encode((small_clip.GOLDEN / "clip/small.png").read_bytes()).decode()
+        good(url, "/embed/image-embedding", {"images": [png]})
         report = served.place / "report.txt"
         # The whole list of findings goes to the report, and no request may hold up the drill.
         command = [
