@@ -22,7 +22,7 @@ const PLAIN: &str = "plain";
 /// Which keys open texts, and which one seals them. By default none.
 #[derive(Debug, Clone, Default)]
 pub struct EncryptionSettings {
-    /// Of [`KEY_BYTES`] each.
+    /// Of 32 bytes each.
     pub keys: Vec<(KeyId, SecretSlice<u8>)>,
     /// One of them. Absent: texts are written as they are.
     pub writing: Option<KeyId>,
