@@ -19,7 +19,7 @@ use super::injection::instructions;
 /// Least share of a sentence's content words that one sentence of a passage holds.
 ///
 /// With the other rules, over claims made from SQuAD 2.0 (`ragway eval grounding`): true sentences kept
-/// 0.999, shortened 0.995, two made one 0.94; wrong numbers let through 0.02, wrong names 0.24 (a name of
+/// 0.999, shortened 0.995, two made one 0.94; wrong numbers let through 0.01, wrong names 0.24 (a name of
 /// the question may be used), denials 0.02.
 const MIN_COVERAGE: f32 = 0.6;
 /// The same of two adjoining sentences, which hold more words that have nothing to do with each other.
