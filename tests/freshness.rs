@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::{BoxFuture, join, join_all};
 use ragway::{
     config::EmbeddingSpace,
-    models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
+    models::{Embedder, Embeddings, Lane, ModelError, TextRole},
 };
 use reqwest::{Response, header, multipart::Form};
 use serde_json::{Value, json};
@@ -47,17 +47,7 @@ impl Embedder for Counting {
         self.model.space()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.model.max_tokens()
-    }
-
-    fn count_tokens(&self, text: &str) -> usize {
-        self.model.count_tokens(text)
-    }
-
-    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        self.model.tokenize(text, special)
-    }
+    crate::harness::reads_as_its_model!();
 
     fn embed(
         &self,

@@ -287,6 +287,28 @@ pub fn offline_assets() -> Assets {
     assets().with_hub("http://127.0.0.1:1", None).with_python("/nonexistent/python3")
 }
 
+/// In an `impl Embedder`: texts are cut into tokens as the field `model` does it.
+macro_rules! reads_as_its_model {
+    () => {
+        fn max_tokens(&self) -> usize {
+            self.model.max_tokens()
+        }
+
+        fn count_tokens(&self, text: &str) -> usize {
+            self.model.count_tokens(text)
+        }
+
+        fn tokenize(
+            &self,
+            text: &str,
+            special: bool,
+        ) -> Result<Vec<ragway::models::Token>, ragway::models::ModelError> {
+            self.model.tokenize(text, special)
+        }
+    };
+}
+pub(crate) use reads_as_its_model;
+
 /// all-MiniLM-L6-v2, loaded once for all tests.
 pub async fn embedder() -> Arc<dyn Embedder> {
     static EMBEDDER: OnceCell<Arc<dyn Embedder>> = OnceCell::const_new();

@@ -110,17 +110,7 @@ impl Embedder for HeldQueries {
         self.model.space()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.model.max_tokens()
-    }
-
-    fn count_tokens(&self, text: &str) -> usize {
-        self.model.count_tokens(text)
-    }
-
-    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        self.model.tokenize(text, special)
-    }
+    crate::harness::reads_as_its_model!();
 
     fn embed(
         &self,

@@ -15,7 +15,7 @@ use ragway::{
     app::postgres_wheel,
     config::{EmbeddingSpace, Home},
     models::{
-        Embedder, Embeddings, Lane, ModelError, TextRole, Token,
+        Embedder, Embeddings, Lane, ModelError, TextRole,
         scheduler::{BatchModel, Limits, Scheduler},
     },
     store::{embedded::EmbeddedPostgres, migrate},
@@ -270,17 +270,7 @@ impl Embedder for HeldUp {
         self.model.space()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.model.max_tokens()
-    }
-
-    fn count_tokens(&self, text: &str) -> usize {
-        self.model.count_tokens(text)
-    }
-
-    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        self.model.tokenize(text, special)
-    }
+    crate::harness::reads_as_its_model!();
 
     fn check_alive(&self) -> Result<(), ModelError> {
         self.scheduler.check_alive()

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use ragway::{
     config::{EmbeddingSpace, JobSettings},
-    models::{Embedder, Embeddings, Lane, ModelError, TextRole, Token},
+    models::{Embedder, Embeddings, Lane, ModelError, TextRole},
 };
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinHandle};
@@ -49,17 +49,7 @@ impl Embedder for Staged {
         self.model.space()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.model.max_tokens()
-    }
-
-    fn count_tokens(&self, text: &str) -> usize {
-        self.model.count_tokens(text)
-    }
-
-    fn tokenize(&self, text: &str, special: bool) -> Result<Vec<Token>, ModelError> {
-        self.model.tokenize(text, special)
-    }
+    crate::harness::reads_as_its_model!();
 
     fn embed(
         &self,
