@@ -5,15 +5,13 @@
 //! files from `target/test-cache` (or `RAGWAY_TEST_CACHE`).
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+mod common;
+
+use std::time::{Duration, Instant};
 
 use ragway::{
     app::Parts,
     assets::Assets,
-    config::{Config, Home},
     demo,
     models::TextRole,
     rag::{
@@ -33,12 +31,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let cache = std::env::var("RAGWAY_TEST_CACHE").map_or_else(
-        |_| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target").join("test-cache"),
-        PathBuf::from,
-    );
-    let mut config = Config::from_variables(None, &|name| (name == "RAGWAY_HOME").then(|| "unused".into()))?;
-    config.home = Home { cache, data: folder.path().join("data") };
+    let config = common::config_in(folder.path())?;
     let parts = Parts::build(&config, &Assets::new(&config.home, true)?).await?;
     for document in demo::DOCUMENTS {
         let file = SourceFile {

