@@ -95,8 +95,13 @@ async fn an_index_is_advised_built_and_measured() {
     let (output, out, err) = index(&["rebuild", "--kind", "halfvec", "--m", "8", "--ef-search", "50"]);
     assert!(output.status.success(), "{out}{err}");
     assert!(out.contains("own halfvec (m 8, ef_construction 64, ef_search 50)"), "{out}{err}");
-    let (_, out, err) = index(&["recall", "--queries", "5"]);
-    assert!(out.contains("recall@10   1.0000, worst 1.0000"), "{out}{err}");
+    let (_, out, err) = index(&["rebuild", "--ef-search", "60"]);
+    assert!(out.starts_with("searches look at 60 candidates now; the index is the same"), "{out}{err}");
+    assert!(out.contains("own halfvec (m 8, ef_construction 64, ef_search 60)"), "{out}{err}");
+    for more in [&[][..], &["--ef-search", "400"]] {
+        let (_, out, err) = index(&[&["recall", "--queries", "5"], more].concat());
+        assert!(out.contains("recall@10   1.0000, worst 1.0000"), "{out}{err}");
+    }
     let (output, out, err) = index(&["field", "year"]);
     assert!(output.status.success() && out.contains("`year`"), "{out}{err}");
     let (output, out, err) = index(&["field", "year", "--drop"]);
@@ -108,6 +113,7 @@ async fn an_index_is_advised_built_and_measured() {
         (&["rebuild", "--kind", "hnsw", "--m", "500"], "m must be between 2 and 100"),
         (&["rebuild", "--kind", "shared", "--m", "8"], "fixed settings"),
         (&["rebuild", "none"], "no collection `none`"),
+        (&["recall", "--ef-search", "2000"], "ef_search must be between 1 and 1000"),
         (&["field", "year", "--drop"], "has no index"),
     ] {
         let (output, _, err) = index(arguments);

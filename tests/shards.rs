@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 
-use crate::harness::{another_server, catalog, execute, fresh_database};
+use crate::harness::{TestApp, another_server, catalog, execute, fresh_database, good};
 
 const TENANT: TenantId = TenantId::DEFAULT;
 const RESOURCES: BuildResources = BuildResources { memory_mb: 128, workers: 0 };
@@ -191,6 +191,57 @@ async fn a_search_over_shards_equals_one_over_a_single_table() {
     let alone = search(&store, &many, &[1.0; 8], filters[1].as_ref(), SearchEffort::Indexed).await.unwrap();
     assert_same(&alone.passages, &exact.passages);
     first.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn both_lists_are_joined_over_shards_as_over_a_single_table() {
+    let app = TestApp::with(|setup| setup.catalog.search.cache.max_bytes = 0).await;
+    app.store_ferry().await;
+    // Passages around those that are there, in a few directions: so many that an index is asked.
+    execute(
+        &app.admin_url,
+        "SELECT setseed(0.5);
+         INSERT INTO passages (id, tenant_id, collection_id, space_id, document_id, ordinal, content, metadata, embedding)
+         SELECT gen_random_uuid(), p.tenant_id, p.collection_id, p.space_id, p.document_id, 1000 + n,
+                p.content || ' ' || n || CASE WHEN n % 7 = 0 THEN ' in Nordby' ELSE '' END,
+                jsonb_build_object('even', n % 2 = 0),
+                (SELECT array_agg(v + CASE WHEN i <= 6 THEN (random() - 0.5) / 4 + n * 0 ELSE 0 END ORDER BY i)::real[]::vector
+                 FROM unnest(p.embedding::real[]) WITH ORDINALITY dimension (v, i))
+         FROM passages p, generate_series(1, 4000) n;
+         ANALYZE passages",
+    )
+    .await;
+    while app.rag.store().fill_lexical_index().await.unwrap() {}
+    let results = |found: &Value| found["results"].as_array().unwrap().clone();
+    let search = async |query: &str, filters: Value, exact: bool| {
+        let body = json!({"query": query, "k": 20, "mode": "hybrid", "threshold": -1.0, "filters": filters,
+            "exact": exact, "explain": true});
+        good(app.search(body).await).await
+    };
+    let searches = [
+        ("What does a bicycle cost in Nordby?", Value::Null),
+        ("ferry timetable", Value::Null),
+        ("bicycle", json!({"even": true})),
+    ];
+    let mut of_one_table = Vec::new();
+    for (query, filters) in &searches {
+        let found = search(query, filters.clone(), true).await;
+        assert_eq!((&found["mode"], results(&found).len()), (&json!("hybrid"), 20), "{found}");
+        of_one_table.push(found);
+    }
+    let servers = try_join_all([0, 1].map(|_| async { Ok::<_, ()>(another_server().await) })).await.unwrap();
+    let mut admin = ShardAdmin::connect(&app.admin_url).await.unwrap();
+    admin.create(&shards(&servers), RESOURCES).await.unwrap();
+    admin.close().await;
+    execute(&app.admin_url, "DO $$ BEGIN EXECUTE (SELECT 'DROP INDEX ' || indexname FROM pg_indexes WHERE indexname ~ '^passages_hnsw_'); END $$").await;
+    for ((query, filters), expected) in searches.into_iter().zip(of_one_table) {
+        let found = search(query, filters, false).await;
+        assert_eq!(found["plan"]["kind"], "index", "{found}");
+        assert_eq!(results(&found), results(&expected));
+    }
+    for server in servers {
+        server.stop().await.unwrap();
+    }
 }
 
 /// The plan of what a search reads of the shards, for the application's role.

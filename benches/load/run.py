@@ -21,7 +21,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Callable, Iterator
 from urllib.parse import urlsplit
@@ -37,6 +37,8 @@ from stack import Programs, eventually, free_port  # noqa: E402
 DEFAULT_COLLECTION = "SELECT c.id, c.space_id FROM collections c JOIN tenants t ON t.id = c.tenant_id WHERE (c.name, t.name) = ('default', 'default')"
 PLACES = [f"{side} {name}" for side in ("North", "South", "East", "West", "Upper") for name in "Nordby Esbjerg Fanoe Ribe Varde Tonder Skagen Lemvig Struer Hjerting".split()]
 WARM_S = 3
+# Of what is compared with each other, by turns; the middle one of each is shown.
+ROUNDS = 5
 # Searches in a minute are asked as words are used: a few often, most of them seldom.
 ZIPF_QUERIES, ZIPF_EXPONENT = 1000, 1.0
 VECTORS = 100
@@ -74,9 +76,11 @@ class Bench:
         self.options, self.stack = options, stack
         self.place: Path = options.place
         self.rows: dict[str, dict] = {}
+        self.pgbench_arguments: list[str] = []
         self.words: list[str] = []
         self.bare_url = ""
         self.nonce = random.randrange(1 << 40)
+        self.numbers = count()
         self.programs = Programs(self.place, stack)
         model_port = free_port()
         config = self.place / "models.toml"
@@ -141,7 +145,12 @@ class Bench:
     # Measuring.
 
     def measure(self, name: str) -> None:
-        row = MEASUREMENTS[name](self)
+        by_turns = MEASUREMENTS[name]
+        rounds = [[one(self) for one in by_turns] for _ in range(ROUNDS if len(by_turns) > 1 else 1)]
+        for one, rows in zip(by_turns, zip(*rounds)):
+            self.show(one.__name__, sorted(rows, key=lambda row: row["rate"])[len(rows) // 2])
+
+    def show(self, name: str, row: dict) -> None:
         self.rows[name] = row
         shown = " | ".join(f"{row[column]:{shape}}" for column, shape in COLUMNS.items())
         if len(self.rows) == 1:
@@ -168,19 +177,10 @@ class Bench:
 
     def pgbench(self) -> dict:
         """The transaction of a search by its vector, as the gateway sends it, without what the gateway asks besides."""
-        clients, scripts, variables = 16, [], []
-        folder = self.programs.folder("pgbench")
-        for number, statements in enumerate(self.transactions()):
-            script = folder / f"{number}.sql"
-            text = "\n".join(statement + ";" for statement in statements)
-            # Vectors are parameters, as they are the gateway's; so is what holds a colon, which means one to pgbench.
-            for at, value in enumerate(sorted(set(re.findall(r"'\[[^]']*\]'|'[^']*:[^']*'", text)))):
-                name = f"v{number}_{at}"
-                variables.append(f"-D{name}={value[1:-1]}")
-                text = text.replace(value, f"CAST(:{name} AS {'vector' if value.startswith(chr(39) + '[') else 'text'})")
-            script.write_text(text)
-            scripts.append(f"-f{script}")
-        command = ["pgbench", "-n", "-Mextended", f"-c{clients}", "-j1", *scripts, *variables]
+        clients = 16
+        folder = self.programs.folder("pgbench-logs")
+        self.pgbench_arguments = self.pgbench_arguments or self.pgbench_scripts()
+        command = ["pgbench", "-n", "-Mextended", f"-c{clients}", "-j1", *self.pgbench_arguments]
 
         def run(seconds: int, *more: str) -> str:
             ran = subprocess.run([*command, f"-T{seconds}", *more, self.as_application()], capture_output=True, text=True)
@@ -198,6 +198,22 @@ class Bench:
         rate = float(re.search(r"tps = ([\d.]+)", told)[1])
         row = {"what": "pgbench: the transaction of that search", "clients": clients, "rate": rate}
         return row | {"p50": at(0.5), "p95": at(0.95), "p99": at(0.99)} | cores.used()
+
+    def pgbench_scripts(self) -> list[str]:
+        """Arguments that name a script for each transaction, and what its variables hold."""
+        scripts, variables = [], []
+        folder = self.programs.folder("pgbench")
+        for number, statements in enumerate(self.transactions()):
+            script = folder / f"{number}.sql"
+            text = "\n".join(statement + ";" for statement in statements)
+            # Vectors are parameters, as they are the gateway's; so is what holds a colon, which means one to pgbench.
+            for at, value in enumerate(sorted(set(re.findall(r"'\[[^]']*\]'|'[^']*:[^']*'", text)))):
+                name = f"v{number}_{at}"
+                variables.append(f"-D{name}={value[1:-1]}")
+                text = text.replace(value, f"CAST(:{name} AS {'vector' if value.startswith(chr(39) + '[') else 'text'})")
+            script.write_text(text)
+            scripts.append(f"-f{script}")
+        return scripts + variables
 
     def as_application(self) -> str:
         """URL of the role that the gateway itself has, whose rows are bound by policies."""
@@ -272,8 +288,8 @@ def repeated(bench: Bench) -> dict:
 
 
 def dense(bench: Bench) -> dict:
-    """Each with a threshold of its own, so that only its vector is known."""
-    bodies = [bench.dense(n % VECTORS) | {"threshold": -1.0 + n / 1e6} for n in range(40_000)]
+    """Each with a threshold that no other has had, so that only its vector is known."""
+    bodies = [bench.dense(n % VECTORS) | {"threshold": -1.0 + next(bench.numbers) / 1e7} for n in range(20_000)]
     return bench.wrk("search by vector, vectors cached, results not", "/api/v1/search", bodies)
 
 
@@ -304,9 +320,10 @@ def ask(bench: Bench) -> dict:
     return bench.wrk(f"ask, {len(PLACES)} questions repeated (Zipf), mock LLM", "/api/v1/ask", bodies)
 
 
-MEASUREMENTS: dict[str, Callable[[Bench], dict]] = {
-    "bare": bare, "cached": cached, "uncached": uncached, "repeated": repeated, "dense": dense,
-    "pgbench": Bench.pgbench, "hybrid": hybrid, "ask": ask,
+# What stands together is measured by turns.
+MEASUREMENTS: dict[str, list[Callable[[Bench], dict]]] = {
+    "bare": [bare], "cached": [cached], "uncached": [uncached], "repeated": [repeated],
+    "dense": [dense, Bench.pgbench], "hybrid": [hybrid], "ask": [ask],
 }
 
 

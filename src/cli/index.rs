@@ -9,7 +9,7 @@ use ragway::{
         DEFAULT_COLLECTION,
         filters::parse_filter_text,
         index_advice::{IndexFacts, advise, estimated_bytes},
-        recall::{Latency, measure_recall},
+        recall::{Latency, RecallReport, measure_recall},
     },
     store::{
         BuildProgress, BuildResources, BuildStatus, Collection, IndexAdmin, IndexKind, IndexSpec, Store,
@@ -40,7 +40,7 @@ pub enum Command {
         /// Candidates while a vector is inserted, 4 to 1000.
         #[arg(long)]
         ef_construction: Option<u32>,
-        /// Candidates of a search, 1 to 1000.
+        /// Candidates of a search, 1 to 1000. Where nothing else changes, nothing is built.
         #[arg(long)]
         ef_search: Option<u32>,
         #[command(flatten)]
@@ -58,6 +58,9 @@ pub enum Command {
         /// A condition on metadata, in JSON.
         #[arg(long, value_name = "JSON")]
         filter: Option<String>,
+        /// Candidates of a search, 1 to 1000, for this measurement.
+        #[arg(long)]
+        ef_search: Option<u32>,
     },
     /// Give order comparisons (gt, gte, lt, lte) on a key of the metadata an index.
     Field {
@@ -93,20 +96,14 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
         match command {
             Command::Status => status(store, admin_url).await?,
             Command::Advise => print_advice(store).await?,
-            Command::Recall { collection, k, queries, filter } => {
+            Command::Recall { collection, k, queries, filter, ef_search } => {
                 let filter = filter.as_deref().map(parse_filter_text).transpose()?.flatten();
-                let collection = store.collection(TENANT, &collection).await?;
+                let mut collection = store.collection(TENANT, &collection).await?;
+                let spec = &mut collection.index.spec;
+                spec.ef_search = ef_search.unwrap_or(spec.ef_search);
+                spec.check(collection.space.dimension)?;
                 let report = measure_recall(store, TENANT, &collection, filter.as_ref(), k, queries).await?;
-                println!("queries     {} vectors of `{}`, k = {k}", report.queries, collection.name);
-                println!("recall@{k:<4} {:.4}, worst {:.4}", report.recall, report.worst);
-                println!(
-                    "plans       {} index, {} index then exact, {} exact",
-                    report.through_index,
-                    report.index_then_exact,
-                    report.queries - report.through_index - report.index_then_exact
-                );
-                println!("search      {}", milliseconds(report.search));
-                println!("exact       {}", milliseconds(report.exact));
+                print_recall(&report, &collection, k);
             }
             Command::Rebuild { collection, kind, m, ef_construction, ef_search, resources } => {
                 let collection = store.counted_collection(TENANT, &collection).await?;
@@ -133,6 +130,34 @@ pub async fn run(config: &Config, command: Command) -> Result<ExitCode> {
         Ok(ExitCode::SUCCESS)
     })
     .await
+}
+
+/// Recall below which something should be done.
+const LOW_RECALL: f64 = 0.95;
+
+fn print_recall(report: &RecallReport, collection: &Collection, k: usize) {
+    println!("queries     {} vectors of `{}`, k = {k}", report.queries, collection.name);
+    println!("recall@{k:<4} {:.4}, worst {:.4}", report.recall, report.worst);
+    println!(
+        "plans       {} index, {} index then exact, {} exact",
+        report.through_index,
+        report.index_then_exact,
+        report.queries - report.through_index - report.index_then_exact
+    );
+    println!("search      {}", milliseconds(report.search));
+    println!("exact       {}", milliseconds(report.exact));
+    let IndexSpec { m, ef_construction, ef_search, .. } = collection.index.spec;
+    if report.recall < LOW_RECALL && report.through_index > 0 {
+        println!(
+            "That is low. More candidates find more and take longer: --ef-search {} tries it here, and \
+             `ragway index rebuild {name} --ef-search` sets it. More links do too, with another build: \
+             `ragway index rebuild {name} --m {} --ef-construction {}`.",
+            (4 * ef_search).min(1000),
+            (2 * m).min(100),
+            (3 * ef_construction).min(1000),
+            name = collection.name
+        );
+    }
 }
 
 struct Wanted {
@@ -188,7 +213,12 @@ async fn rebuild(
     }
     let admin = IndexAdmin::connect(admin_url).await?;
     let bar = Bar::new();
+    let there = store.built_index(collection).await?.is_some_and(|built| built.valid);
     match spec {
+        Some(spec) if there && collection.index.differs_in_search_only(spec) => {
+            admin.set_ef_search(TENANT, collection, spec.ef_search).await?;
+            println!("searches look at {} candidates now; the index is the same", spec.ef_search);
+        }
         Some(spec) => admin.build_own(TENANT, collection, spec, resources, |p| bar.show(&p)).await?,
         None => admin.share(TENANT, collection, resources, |p| bar.show(&p)).await?,
     }

@@ -105,6 +105,9 @@ pub struct EmbedderEntry {
     pub max_tokens: usize,
     /// Search results of a lower similarity are left out unless the request gives a threshold.
     pub min_similarity: f32,
+    /// How much the similarity of a passage counts beside its words in a hybrid search.
+    #[serde(default = "one")]
+    pub similarity_weight: f32,
     /// A question of a lower score is answered with "not in the documents". The score is the best
     /// similarity + `coverage_weight` × the share of the question's words in the passages.
     pub answer_cut: f32,
@@ -182,6 +185,9 @@ impl EmbedderEntry {
         if self.cut_dimensions.iter().any(|cut| *cut == 0 || *cut >= self.dimension) {
             return wrong("cut_dimensions must be smaller than dimension");
         }
+        if !self.similarity_weight.is_finite() || self.similarity_weight <= 0.0 {
+            return wrong(&format!("similarity_weight must be above 0, is {}", self.similarity_weight));
+        }
         if self.precision != Precision::F32 && self.kind != EmbedderKind::Bert {
             return wrong(&format!(
                 "precision: kind `{}` has only \"f32\"; \"bf16\" and \"int8\" belong to kind `bert`",
@@ -255,6 +261,10 @@ pub(super) fn check_hub_files(files: &[PinnedFile]) -> Result<(), String> {
 
 fn yes() -> bool {
     true
+}
+
+fn one() -> f32 {
+    1.0
 }
 
 fn two_fifths() -> f32 {

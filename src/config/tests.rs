@@ -106,6 +106,7 @@ fn entries_that_contradict_themselves_are_refused() {
             "kind = \"clip\"\nprecision = \"bf16\"",
             "precision: kind `clip` has only \"f32\"",
         ),
+        ("kind = \"clip\"", "kind = \"clip\"\nsimilarity_weight = 0.0", "similarity_weight must be above 0"),
         (
             "kind = \"remote\"",
             "kind = \"remote\"\nprecision = \"int8\"",

@@ -193,14 +193,32 @@ impl Store {
     /// [`Store::collection`] for a search: what searches go by (space, index, version) is as it is now, of the
     /// rest what it was within the last second.
     pub async fn searched_collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
-        let key = (tenant, name.to_owned());
-        if let Some(known) = self.known.0.get(&key).await
+        if let Some(known) = self.known.0.get(&(tenant, name.to_owned())).await
             && let Some(current) = self.glance(tenant, known).await?
         {
             return Ok(current);
         }
+        self.look_up(tenant, name).await
+    }
+
+    /// [`Store::collection`] as it was within the last second, which takes no statement. A search goes by the
+    /// passages as they are and fails with [`StoreError::SpacesChanged`] where the space is another one by now.
+    ///
+    /// With a read replica it is [`Store::searched_collection`], for the version says what a search must find.
+    pub async fn recent_collection(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
+        if self.has_replica() {
+            return self.searched_collection(tenant, name).await;
+        }
+        match self.known.0.get(&(tenant, name.to_owned())).await {
+            Some(known) => Ok(known),
+            None => self.look_up(tenant, name).await,
+        }
+    }
+
+    /// Also keeps it for the next second.
+    async fn look_up(&self, tenant: TenantId, name: &str) -> Result<Collection, StoreError> {
         let found = self.collection(tenant, name).await?;
-        self.known.0.insert(key, found.clone()).await;
+        self.known.0.insert((tenant, name.to_owned()), found.clone()).await;
         Ok(found)
     }
 

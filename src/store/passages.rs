@@ -130,7 +130,11 @@ pub struct NearestPassages {
 /// goes on until enough pass the filter. Compiling a statement takes longer than such a scan.
 const THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true),
     set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', $1, true),
-    set_config('hnsw.max_scan_tuples', $2, true)";
+    set_config('hnsw.max_scan_tuples', $2, true),
+    coalesce(pg_stat_get_xact_tuples_returned(to_regclass($3)), 0) AS given";
+/// Vectors that scans of an index have given this connection. Transactions before may be counted too: only the
+/// difference within one means something.
+const GIVEN: &str = "SELECT coalesce(pg_stat_get_xact_tuples_returned(to_regclass($1)), 0)";
 const NOT_THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'on', true)";
 /// Where the passages to compare come from.
 #[derive(Debug, PartialEq)]
@@ -200,9 +204,8 @@ impl Store {
         let mut rows = Vec::new();
         if kind == PlanKind::Index {
             // Sent together: one round trip.
-            let (_, before, compared, after) = try_join!(
-                send_through_index(&transaction, query),
-                given_by_index(&transaction, query, &through),
+            let (before, compared, after) = try_join!(
+                send_through_index(&transaction, query, &through),
                 self.compare(&transaction, query, &through),
                 given_by_index(&transaction, query, &through),
             )?;
@@ -277,33 +280,39 @@ impl Store {
     }
 }
 
-/// To be called before [`Store::compare`] by an index.
+/// To be called before [`Store::compare`] by an index; gives what [`given_by_index`] does.
 async fn send_through_index(
     transaction: &Transaction<'_>,
     query: &PassageQuery<'_>,
-) -> Result<(), StoreError> {
+    through: &Through,
+) -> Result<Option<i64>, StoreError> {
     let spec = query.collection.index.spec;
     let wanted = spec.kind.candidates(query.k).max(spec.ef_search as usize).min(MAX_EF_SEARCH);
     let (ef_search, max_scan) = (wanted.to_string(), MAX_SCAN_TUPLES.to_string());
-    let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT)];
-    transaction.query_typed(THROUGH_INDEX, &parameters).await?;
-    Ok(())
+    let index = &query.collection.index.name;
+    let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT), (index as _, Type::TEXT)];
+    let settings = async { Ok(transaction.query_typed_one(THROUGH_INDEX, &parameters).await?.get("given")) };
+    let Through::Shards(shards) = through else { return settings.await };
+    let (_, given): (Option<i64>, _) = try_join!(settings, given_by_all(transaction, shards))?;
+    Ok(given)
 }
 
-/// Vectors that scans of the index have given this connection, those of all shards together; absent
-/// where that is not known. Transactions before may be counted too: only the difference within one means something.
+/// [`GIVEN`], by all shards together; absent where that is not known.
 async fn given_by_index(
     transaction: &Transaction<'_>,
     query: &PassageQuery<'_>,
     through: &Through,
 ) -> Result<Option<i64>, StoreError> {
     if let Through::Shards(shards) = through {
-        let Some(statement) = given_by_shards(shards) else { return Ok(None) };
-        return Ok(transaction.query_typed_one(&statement, &[]).await?.get(0));
+        return given_by_all(transaction, shards).await;
     }
     let index = [(&query.collection.index.name as _, Type::TEXT)];
-    let statement = "SELECT coalesce(pg_stat_get_xact_tuples_returned(to_regclass($1)), 0)";
-    Ok(transaction.query_typed_one(statement, &index).await?.get(0))
+    Ok(transaction.query_typed_one(GIVEN, &index).await?.get(0))
+}
+
+async fn given_by_all(transaction: &Transaction<'_>, shards: &[String]) -> Result<Option<i64>, StoreError> {
+    let Some(statement) = given_by_shards(shards) else { return Ok(None) };
+    Ok(transaction.query_typed_one(&statement, &[]).await?.get(0))
 }
 
 /// The rows that are passages: where there is none, one row tells whether the space is held.

@@ -71,6 +71,11 @@ impl Store {
         Ok(self)
     }
 
+    /// Whether searches may go to a read replica.
+    pub(super) fn has_replica(&self) -> bool {
+        matches!(self.role, Role::Primary(Some(_)))
+    }
+
     /// Whether the read replica answers; absent: there is none.
     pub async fn ping_replica(&self) -> Option<Result<(), StoreError>> {
         let Role::Primary(Some(replica)) = &self.role else { return None };

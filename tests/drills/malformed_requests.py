@@ -14,7 +14,7 @@ import subprocess
 import small_clip
 from drill import deployment, expect, good, prepare
 
-FOR_S = 150
+FOR_S = 240
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 //!
 //! Ranks alone say nothing of how good a list is: where only common words of a query stand
 //! anywhere, the list of words has a first place all the same. So scores are added: the similarity
-//! as a share of the way from `min_similarity` to 1, and BM25 as the geometric mean of two shares, of
+//! as a share of the way from `min_similarity` to 1, times the model's `similarity_weight`, and BM25 as the geometric mean of two shares, of
 //! what a passage about every word of the query would score, and of the best one found. Rare words that
 //! no passage holds keep the first share small, and with it all that the list of words has to say:
 //! each query weighs its lists by itself. A query in a language that the collection is not in finds
@@ -24,10 +24,27 @@ const WORDS: f32 = 1.0;
 /// The same for a query in a foreign language.
 const FOREIGN_WORDS: f32 = 0.6;
 
+/// What a model's similarities say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SimilarityScale {
+    /// That of what has nothing to do with the query.
+    pub floor: f32,
+    /// How much the way from there to 1 counts beside words.
+    pub weight: f32,
+}
+
+impl SimilarityScale {
+    fn score(self, similarity: f32) -> f32 {
+        self.weight * (similarity - self.floor) / (1.0 - self.floor).max(f32::EPSILON)
+    }
+}
+
 /// Joins both lists by weighted scores, best first, and gives each passage its scores.
-///
-/// `floor` is the similarity of what has nothing to do with the query, which depends on the model.
-pub(super) fn fuse(dense: Vec<FoundPassage>, lexical: LexicalMatches, floor: f32) -> Vec<FoundPassage> {
+pub(super) fn fuse(
+    dense: Vec<FoundPassage>,
+    lexical: LexicalMatches,
+    scale: SimilarityScale,
+) -> Vec<FoundPassage> {
     let best = lexical.passages.first().map_or(0.0, |(_, score)| *score);
     let (weight, whole) = match lexical.same_language {
         true => (WORDS, (best * lexical.bound).sqrt()),
@@ -45,9 +62,8 @@ pub(super) fn fuse(dense: Vec<FoundPassage>, lexical: LexicalMatches, floor: f32
     }
     let mut passages: Vec<_> = fused.into_values().collect();
     for passage in &mut passages {
-        let near = (passage.similarity - floor) / (1.0 - floor).max(f32::EPSILON);
         let words = passage.scores.lexical.unwrap_or_default() / whole.max(f32::EPSILON);
-        passage.scores.fused = Some(near + weight * words);
+        passage.scores.fused = Some(scale.score(passage.similarity) + weight * words);
     }
     passages.sort_by(|a, b| {
         b.scores
@@ -74,10 +90,20 @@ mod tests {
         bound: f32,
         same_language: bool,
     ) -> Vec<(u128, SearchScores)> {
+        fused_by(SimilarityScale { floor: 0.3, weight: 1.0 }, dense, lexical, bound, same_language)
+    }
+
+    fn fused_by(
+        scale: SimilarityScale,
+        dense: &[(u128, f32)],
+        lexical: &[(u128, f32, f32)],
+        bound: f32,
+        same_language: bool,
+    ) -> Vec<(u128, SearchScores)> {
         let dense = dense.iter().map(|(n, similarity)| passage(*n, *similarity)).collect();
         let passages = lexical.iter().map(|(n, similarity, score)| (passage(*n, *similarity), *score));
         let matches = LexicalMatches { passages: passages.collect(), bound, same_language };
-        let passages = fuse(dense, matches, 0.3);
+        let passages = fuse(dense, matches, scale);
         passages.into_iter().map(|passage| (passage.id.as_u128(), passage.scores)).collect()
     }
 
@@ -101,6 +127,15 @@ mod tests {
         let without = fused(&[(1, 0.65), (2, 0.55)], &[], 0.0, true);
         assert_eq!(without.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2]);
         assert!(without.iter().all(|(_, scores)| scores.fused.unwrap().is_finite()));
+    }
+
+    #[test]
+    fn a_model_whose_similarities_are_close_together_has_them_weigh_more() {
+        let (dense, lexical) = ([(1, 0.86), (2, 0.83)], [(2, 0.83, 2.0)]);
+        let first =
+            |weight| fused_by(SimilarityScale { floor: 0.78, weight }, &dense, &lexical, 20.0, true)[0].0;
+        // 3 × (0.86 − 0.83) / 0.22 = 0.409; the words are worth 2 / √(2 × 20) = 0.316.
+        assert_eq!((first(1.0), first(3.0)), (2, 1));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::{
     },
     telemetry::SPAN,
 };
-use fusion::fuse;
+use fusion::{SimilarityScale, fuse};
 use repeated::Key;
 
 /// Most results of one search.
@@ -122,29 +122,45 @@ impl Rag {
         Ok(found)
     }
 
-    /// In the order of vectors and words.
+    /// In the order of vectors and words; as it was found before, where nothing has changed since.
     async fn find_ranked(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
-        for _ in 1..LOOK_UPS {
-            match self.search_space(request).await {
-                Err(RagError::Store(StoreError::SpacesChanged(_))) => {}
-                found => return found,
+        let tenant = request.caller.tenant;
+        let name = request.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
+        let mode = self.mode_of(request)?;
+        let mut collection = self.store.recent_collection(tenant, name).await?;
+        let key = Key::of(request, name, mode);
+        if let Some(key) = &key
+            && let Some(before) = self.repeated.get(key).await
+        {
+            collection = self.store.searched_collection(tenant, name).await?;
+            if let Some(found) = self.repeated.again(&before, &collection) {
+                return Ok(found);
             }
         }
-        self.search_space(request).await
+        let mut looked = 0;
+        let found = loop {
+            looked += 1;
+            match self.search_space(request, mode, collection).await {
+                Err(RagError::Store(StoreError::SpacesChanged(_))) if looked < LOOK_UPS => {
+                    collection = self.store.searched_collection(tenant, name).await?;
+                }
+                found => break found?,
+            }
+        };
+        if let Some(key) = key {
+            self.repeated.put(key, &found).await;
+        }
+        Ok(found)
     }
 
-    /// Searches the space that is live now.
-    async fn search_space(&self, request: &SearchRequest) -> Result<SearchOutcome, RagError> {
-        let name = request.collection.as_deref().unwrap_or(DEFAULT_COLLECTION);
-        let collection = self.store.searched_collection(request.caller.tenant, name).await?;
+    /// Searches the space that is live as far as is known.
+    async fn search_space(
+        &self,
+        request: &SearchRequest,
+        mode: SearchMode,
+        collection: Collection,
+    ) -> Result<SearchOutcome, RagError> {
         let embedder = self.embedder_of(&collection).await?;
-        let mode = self.mode_of(request)?;
-        let key = Key::of(request, mode, &collection);
-        if let Some(key) = &key
-            && let Some(found) = self.repeated.get(key, &collection).await
-        {
-            return Ok(found);
-        }
         let started = Instant::now();
         let waiting = self.load.enter();
         let (vector, tokens) = self.query_vector(request.caller.tenant, &embedder, &request.query).await?;
@@ -155,7 +171,7 @@ impl Rag {
         let finding = self.find_passages(request, mode, &collection, &vector);
         let (mode, passages, plan) = finding.instrument(span).await?;
         let search_time = started.elapsed();
-        let outcome = SearchOutcome {
+        Ok(SearchOutcome {
             passages,
             mode,
             plan,
@@ -165,11 +181,7 @@ impl Rag {
             embed_time,
             search_time,
             rerank: None,
-        };
-        if let Some(key) = key {
-            self.repeated.put(key, &outcome).await;
-        }
-        Ok(outcome)
+        })
     }
 
     /// The vector of a query or a question, and the tokens read; that of a text may be there from before.
@@ -232,7 +244,7 @@ impl Rag {
             },
             SearchMode::Hybrid => match self.both(request, collection, vector).await? {
                 (near, Some(matches)) => {
-                    let mut passages = fuse(near.passages, matches, self.min_similarity(collection));
+                    let mut passages = fuse(near.passages, matches, self.similarity_scale(collection));
                     passages.truncate(k);
                     Ok((mode, passages, Some(near.plan)))
                 }
@@ -359,7 +371,14 @@ impl Rag {
     }
 
     fn min_similarity(&self, collection: &Collection) -> f32 {
-        self.catalog.embedder(&collection.space.model).map_or(-1.0, |entry| entry.min_similarity)
+        self.similarity_scale(collection).floor
+    }
+
+    fn similarity_scale(&self, collection: &Collection) -> SimilarityScale {
+        match self.catalog.embedder(&collection.space.model) {
+            Some(entry) => SimilarityScale { floor: entry.min_similarity, weight: entry.similarity_weight },
+            None => SimilarityScale { floor: -1.0, weight: 1.0 },
+        }
     }
 }
 

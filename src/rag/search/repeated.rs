@@ -1,8 +1,9 @@
 //! Searches that come again, of a collection that has not changed since.
 //!
 //! The number that the database raises with every change of a collection's documents, or of the space that
-//! searches read ([`Collection::version`]), is part of a key, and each search reads it anew: what is given
-//! again is what a search would find, whichever replica changed the collection. Each replica remembers
+//! searches read ([`Collection::version`]), is kept with what was found, and read anew before that is given
+//! again: it is what a search would find, whichever replica changed the collection. The version that is kept
+//! may be older than the passages, never newer. Each replica remembers
 //! its own. What passages hold is changed with their document only; the time to live bounds what would not be.
 
 use std::{
@@ -14,12 +15,11 @@ use std::{
 };
 
 use moka::future::Cache;
-use uuid::Uuid;
 
 use super::{Query, SearchOutcome, SearchRequest};
 use crate::{
     config::{SearchCacheSettings, SearchMode},
-    store::{Collection, FoundPassage, SearchEffort, TenantId, VectorIndex},
+    store::{Collection, FoundPassage, SearchEffort, TenantId},
 };
 
 /// What was found; cheap to clone.
@@ -35,14 +35,11 @@ struct Counts {
     misses: AtomicU64,
 }
 
-/// All that decides what a search finds.
+/// All that decides what a search finds in a collection as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     tenant: TenantId,
-    collection: Uuid,
-    version: i64,
-    space: String,
-    index: VectorIndex,
+    collection: String,
     text: String,
     mode: SearchMode,
     k: usize,
@@ -52,19 +49,15 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Absent for what is not kept: pictures, comparisons with every vector, which are asked for to measure, and
-    /// what is found while words are still being indexed.
-    pub(super) fn of(request: &SearchRequest, mode: SearchMode, collection: &Collection) -> Option<Self> {
+    /// Absent for what is not kept: pictures, and comparisons with every vector, which are asked for to measure.
+    pub(super) fn of(request: &SearchRequest, collection: &str, mode: SearchMode) -> Option<Self> {
         let Query::Text(text) = &request.query else { return None };
-        if request.effort == SearchEffort::Exact || collection.filling_words {
+        if request.effort == SearchEffort::Exact {
             return None;
         }
         Some(Self {
             tenant: request.caller.tenant,
-            collection: collection.id,
-            version: collection.version,
-            space: collection.space.id.clone(),
-            index: collection.index.clone(),
+            collection: collection.to_owned(),
             text: text.clone(),
             mode,
             k: request.k,
@@ -84,20 +77,32 @@ impl RepeatedSearches {
         Self { found, counts: Arc::default() }
     }
 
-    /// What this search found before; `collection` is how it is now.
-    pub(super) async fn get(&self, key: &Key, collection: &Collection) -> Option<SearchOutcome> {
-        let found = self.found.get(key).await;
-        let count = if found.is_some() { &self.counts.hits } else { &self.counts.misses };
+    /// What this search found before: see [`RepeatedSearches::again`].
+    pub(super) async fn get(&self, key: &Key) -> Option<Arc<SearchOutcome>> {
+        let before = self.found.get(key).await;
+        if before.is_none() {
+            self.counts.misses.fetch_add(1, Relaxed);
+        }
+        before
+    }
+
+    /// What was found before, where a search would find it in the collection as it is now.
+    pub(super) fn again(&self, before: &SearchOutcome, now: &Collection) -> Option<SearchOutcome> {
+        let then = &before.collection;
+        let same = (then.id, then.version, &then.space.id, &then.index)
+            == (now.id, now.version, &now.space.id, &now.index)
+            && !now.filling_words;
+        let count = if same { &self.counts.hits } else { &self.counts.misses };
         count.fetch_add(1, Relaxed);
         // What it took before is not what it takes now.
         let (embed_time, search_time) = (Duration::ZERO, Duration::ZERO);
-        let collection = collection.clone();
-        found.map(|found| SearchOutcome { collection, embed_time, search_time, ..found.as_ref().clone() })
+        same.then(|| SearchOutcome { collection: now.clone(), embed_time, search_time, ..before.clone() })
     }
 
     pub(super) async fn put(&self, key: Key, found: &SearchOutcome) {
-        // In another mode than was asked for: the words of its collection are not indexed yet.
-        if found.mode == key.mode {
+        // Not while words are still being indexed; nor in another mode than was asked for, which is so because
+        // there is no index of words yet.
+        if found.mode == key.mode && !found.collection.filling_words {
             self.found.insert(key, Arc::new(found.clone())).await;
         }
     }

@@ -138,6 +138,28 @@ impl IndexAdmin {
         Ok(())
     }
 
+    /// Has searches through the collection's own index look at so many candidates.
+    pub async fn set_ef_search(
+        &self,
+        tenant: TenantId,
+        collection: &Collection,
+        ef_search: u32,
+    ) -> Result<(), IndexError> {
+        self.client
+            .execute_typed(
+                "UPDATE collection_indexes SET ef_search = $4
+                 WHERE collection_id = $1 AND tenant_id = $2 AND space_id = $3",
+                &[
+                    (&collection.id, Type::UUID),
+                    (&tenant.0, Type::UUID),
+                    (&collection.space.id, Type::TEXT),
+                    (&i32::try_from(ef_search).unwrap_or(i32::MAX), Type::INT4),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
     /// Lets searches use the index of the collection's space again, which is built where it is
     /// missing; drops the collection's own.
     pub async fn share(

@@ -213,6 +213,11 @@ impl VectorIndex {
         format!("{of_row} {operator} {}", kind.expression(vector, dimension))
     }
 
+    /// Whether an index by `spec` would be built like this one, the collection's own, and only be searched otherwise.
+    pub fn differs_in_search_only(&self, spec: IndexSpec) -> bool {
+        self.own && self.spec != spec && IndexSpec { ef_search: self.spec.ef_search, ..spec } == self.spec
+    }
+
     /// From the columns `index_*` and `shared_index` of a collection's row.
     pub(super) fn from_row(row: &Row, dimension: usize) -> Self {
         let shared_name: String = row.get("shared_index");
