@@ -63,7 +63,9 @@ class Programs:
     def start(self, name: str, command: list, port: int, **more: object) -> subprocess.Popen:
         """Runs `command` until the end and waits until it listens; what it says goes to NAME.log."""
         log = self.place / f"{name}.log"
-        with log.open("w") as output:
+        log.unlink(missing_ok=True)
+        # Appended to: nginx opens it a second time, as /dev/stdout.
+        with log.open("a") as output:
             process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, **more)
         self.stack.callback(stop, process)
         try:

@@ -54,7 +54,7 @@ use replica::Role;
 pub use routes::RouteChoice;
 use sealed::Keyring;
 pub use sealed::{Rekeyed, RetiredKeys, SealError, SealedTable};
-use session::{Cancellable, Session, Sessions, TenantSession, see_tenant};
+use session::{Cancellable, Session, Sessions, TenantSession, alone, see_tenant};
 pub use shards::{Shard, ShardAdmin, ShardState};
 pub use tenants::{Tenant, TenantAdmin, TenantError, TenantIsolation};
 pub use usage::{UsageAccount, UsageCounts, UsageGrouping, UsageQuery, UsageSpent, UsageSum};

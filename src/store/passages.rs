@@ -3,16 +3,15 @@
 use futures_util::try_join;
 use pgvector::Vector;
 use serde_json::Value;
-use tokio_postgres::{Client, Row, Transaction, types::Type};
+use tokio_postgres::{Client, Row, types::Type};
 use uuid::Uuid;
 
 use super::{
-    Candidates, Collection, Filter, PlanKind, SearchPlan, Store, StoreError, TenantId,
+    Candidates, Collection, Filter, PlanKind, SearchPlan, Store, StoreError, TenantId, alone,
     filter::Parameters,
     indexes::exact_order,
     plans::{MAX_SCAN_TUPLES, place, trusted},
     sealed::{PASSAGE_CONTENT, PASSAGE_HEADING, Seals},
-    see_tenant,
     shards::{given_by_shards, nearest_of_each},
 };
 
@@ -135,7 +134,6 @@ const THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'off', true), set_
 /// Vectors that scans of an index have given this connection. Transactions before may be counted too: only the
 /// difference within one means something.
 const GIVEN: &str = "SELECT coalesce(pg_stat_get_xact_tuples_returned(to_regclass($1)), 0)";
-const NOT_THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'on', true)";
 /// Where the passages to compare come from.
 #[derive(Debug, PartialEq)]
 enum Through {
@@ -163,8 +161,8 @@ impl Store {
     }
 
     async fn nearest_here(&self, query: &PassageQuery<'_>) -> Result<NearestPassages, StoreError> {
-        let mut connection = self.cancellable().await?;
-        let searched = self.search(&mut connection, query).await;
+        let connection = self.cancellable().await?;
+        let searched = self.search(&connection, query).await;
         connection.keep();
         let (rows, plan) = searched?;
         if !rows.first().is_some_and(|row| row.get("held")) {
@@ -176,20 +174,17 @@ impl Store {
         Ok(NearestPassages { passages, plan })
     }
 
-    /// Chooses a plan and follows it, in one transaction.
+    /// Chooses a plan and follows it.
     async fn search(
         &self,
-        client: &mut Client,
+        client: &Client,
         query: &PassageQuery<'_>,
     ) -> Result<(Vec<Row>, SearchPlan), StoreError> {
-        let transaction = client.transaction().await?;
-        see_tenant(&transaction, query.tenant)?;
-        self.check_current(&transaction, query.collection).await?;
         let index = query.collection.index.spec.kind;
         let (candidates, through) = match query.effort {
             SearchEffort::Exact => (Candidates::Unknown, Through::Nothing),
             SearchEffort::Indexed => {
-                let probe = self.probes.probe(&transaction, query).await?;
+                let probe = self.probes.probe(client, query).await?;
                 // Without iterative scans the index could lose rows.
                 let through_index = self.pgvector.iterative_scan && probe.prefers_index(query.k);
                 let through = match probe.shards.as_slice() {
@@ -200,38 +195,53 @@ impl Store {
                 (probe.candidates, through)
             }
         };
-        let mut kind = if through == Through::Nothing { PlanKind::Exact } else { PlanKind::Index };
-        let mut rows = Vec::new();
-        if kind == PlanKind::Index {
-            // Sent together: one round trip.
-            let (before, compared, after) = try_join!(
-                send_through_index(&transaction, query, &through),
-                self.compare(&transaction, query, &through),
-                given_by_index(&transaction, query, &through),
-            )?;
-            rows = compared;
-            let given = after.zip(before).map(|(after, before)| after - before);
+        let plan = |kind| SearchPlan { kind, candidates, index };
+        let mut kind = PlanKind::Exact;
+        if through != Through::Nothing {
+            let (rows, given) = self.compare_through(client, query, &through).await?;
             let few = found(&rows).count() < query.k;
-            if given == Some(0) && !few {
+            let strayed = given.is_some_and(|given| given > trusted(index.candidates(query.k)));
+            match given {
                 // It was dropped meanwhile: PostgreSQL had to compare all of them.
-                kind = PlanKind::Exact;
-            } else if few || given.is_some_and(|given| given > trusted(index.candidates(query.k))) {
+                Some(0) if !few => {}
                 // A scan that gives up hands out what is left of its candidates, which need not be near.
-                kind = PlanKind::IndexThenExact;
-                transaction.query_typed(NOT_THROUGH_INDEX, &[]).await?;
+                _ if few || strayed => kind = PlanKind::IndexThenExact,
+                _ => return Ok((rows, plan(PlanKind::Index))),
             }
         }
-        if kind != PlanKind::Index {
-            rows = self.compare(&transaction, query, &Through::Nothing).await?;
-        }
-        transaction.commit().await?;
-        Ok((rows, SearchPlan { kind, candidates, index }))
+        let (_, rows) = alone(client, query.tenant, async {
+            try_join!(
+                self.check_current(client, query.collection),
+                self.compare(client, query, &Through::Nothing)
+            )
+        })
+        .await?;
+        Ok((rows, plan(kind)))
+    }
+
+    /// [`Store::compare`] by an index, and how many vectors its scan has given, where that is known.
+    async fn compare_through(
+        &self,
+        client: &Client,
+        query: &PassageQuery<'_>,
+        through: &Through,
+    ) -> Result<(Vec<Row>, Option<i64>), StoreError> {
+        let (_, before, rows, after) = alone(client, query.tenant, async {
+            try_join!(
+                self.check_current(client, query.collection),
+                send_through_index(client, query, through),
+                self.compare(client, query, through),
+                given_by_index(client, query, through),
+            )
+        })
+        .await?;
+        Ok((rows, after.zip(before).map(|(after, before)| after - before)))
     }
 
     /// The nearest passages, those of an index compared again by their whole vectors.
     async fn compare(
         &self,
-        transaction: &Transaction<'_>,
+        client: &Client,
         query: &PassageQuery<'_>,
         through: &Through,
     ) -> Result<Vec<Row>, StoreError> {
@@ -276,13 +286,13 @@ impl Store {
              LEFT JOIN sealed_passages s ON s.passage_id = near.id
              ORDER BY near.similarity DESC, near.id"
         );
-        Ok(transaction.query_typed(&statement, &parameters.as_slice()).await?)
+        Ok(client.query_typed(&statement, &parameters.as_slice()).await?)
     }
 }
 
 /// To be called before [`Store::compare`] by an index; gives what [`given_by_index`] does.
 async fn send_through_index(
-    transaction: &Transaction<'_>,
+    client: &Client,
     query: &PassageQuery<'_>,
     through: &Through,
 ) -> Result<Option<i64>, StoreError> {
@@ -291,28 +301,28 @@ async fn send_through_index(
     let (ef_search, max_scan) = (wanted.to_string(), MAX_SCAN_TUPLES.to_string());
     let index = &query.collection.index.name;
     let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT), (index as _, Type::TEXT)];
-    let settings = async { Ok(transaction.query_typed_one(THROUGH_INDEX, &parameters).await?.get("given")) };
+    let settings = async { Ok(client.query_typed_one(THROUGH_INDEX, &parameters).await?.get("given")) };
     let Through::Shards(shards) = through else { return settings.await };
-    let (_, given): (Option<i64>, _) = try_join!(settings, given_by_all(transaction, shards))?;
+    let (_, given): (Option<i64>, _) = try_join!(settings, given_by_all(client, shards))?;
     Ok(given)
 }
 
 /// [`GIVEN`], by all shards together; absent where that is not known.
 async fn given_by_index(
-    transaction: &Transaction<'_>,
+    client: &Client,
     query: &PassageQuery<'_>,
     through: &Through,
 ) -> Result<Option<i64>, StoreError> {
     if let Through::Shards(shards) = through {
-        return given_by_all(transaction, shards).await;
+        return given_by_all(client, shards).await;
     }
     let index = [(&query.collection.index.name as _, Type::TEXT)];
-    Ok(transaction.query_typed_one(GIVEN, &index).await?.get(0))
+    Ok(client.query_typed_one(GIVEN, &index).await?.get(0))
 }
 
-async fn given_by_all(transaction: &Transaction<'_>, shards: &[String]) -> Result<Option<i64>, StoreError> {
+async fn given_by_all(client: &Client, shards: &[String]) -> Result<Option<i64>, StoreError> {
     let Some(statement) = given_by_shards(shards) else { return Ok(None) };
-    Ok(transaction.query_typed_one(&statement, &[]).await?.get(0))
+    Ok(client.query_typed_one(&statement, &[]).await?.get(0))
 }
 
 /// The rows that are passages: where there is none, one row tells whether the space is held.

@@ -10,10 +10,10 @@ use std::time::Duration;
 use futures_util::future::try_join;
 use moka::future::Cache;
 use serde_json::Value;
-use tokio_postgres::{Transaction, types::Type};
+use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;
 
-use super::{Filter, IndexKind, PassageQuery, StoreError, filter::Parameters, shards::SHARDS};
+use super::{Filter, IndexKind, PassageQuery, StoreError, alone, filter::Parameters, shards::SHARDS};
 
 /// Passages that are compared one by one rather than through an index, at most.
 pub(super) const EXACT_UP_TO: i64 = 5000;
@@ -83,11 +83,7 @@ impl Default for Probes {
 
 impl Probes {
     /// What is known, or becomes known now.
-    pub(super) async fn probe(
-        &self,
-        transaction: &Transaction<'_>,
-        query: &PassageQuery<'_>,
-    ) -> Result<Probe, StoreError> {
+    pub(super) async fn probe(&self, client: &Client, query: &PassageQuery<'_>) -> Result<Probe, StoreError> {
         let collection = query.collection;
         let key = (collection.id, collection.space.id.clone(), collection.index.name.clone());
         if query.filter.is_none()
@@ -95,7 +91,7 @@ impl Probes {
         {
             return Ok(known);
         }
-        let probe = probe(transaction, query).await?;
+        let probe = probe(client, query).await?;
         if query.filter.is_none()
             && matches!(probe.candidates, Candidates::Estimated(_))
             && probe.index_rows.is_some()
@@ -148,12 +144,11 @@ pub(super) fn place(
 }
 
 /// Looks how many passages a search has to do with, and whether its index is there.
-async fn probe(transaction: &Transaction<'_>, query: &PassageQuery<'_>) -> Result<Probe, StoreError> {
+async fn probe(client: &Client, query: &PassageQuery<'_>) -> Result<Probe, StoreError> {
     let indexed = query.filter.is_none_or(|filter| filter.is_indexed(&query.collection.fields));
     let in_statistics = query.filter.filter(|_| indexed);
-    // Sent together: one round trip.
-    let (counted, estimate) =
-        try_join(count(transaction, query, indexed), estimate(transaction, query, in_statistics)).await?;
+    let both = try_join(count(client, query, indexed), estimate(client, query, in_statistics));
+    let (counted, estimate) = alone(client, query.tenant, both).await?;
     let Counted { passed, read, limit, index_rows, shards } = counted;
     let candidates = if read < limit {
         Candidates::Counted(passed)
@@ -175,11 +170,7 @@ struct Counted {
 
 /// Counts passages that pass, up to a limit. Where no index answers the filter, it is the
 /// passages read that are limited, for there may be few that pass among very many.
-async fn count(
-    transaction: &Transaction<'_>,
-    query: &PassageQuery<'_>,
-    indexed: bool,
-) -> Result<Counted, StoreError> {
+async fn count(client: &Client, query: &PassageQuery<'_>, indexed: bool) -> Result<Counted, StoreError> {
     let mut parameters = Parameters::default();
     let (passes, condition, limit) = match query.filter.filter(|_| !indexed) {
         Some(filter) => {
@@ -198,7 +189,7 @@ async fn count(
                 ({SHARDS}) AS shards
          FROM (SELECT {passes} AS passes FROM tenant_passages p WHERE {condition} LIMIT {limited}) few"
     );
-    let row = transaction.query_typed_one(&statement, &parameters.as_slice()).await?;
+    let row = client.query_typed_one(&statement, &parameters.as_slice()).await?;
     // What a collection has of its own is not spread.
     let shards = match query.collection.index.own {
         true => Vec::new(),
@@ -210,14 +201,14 @@ async fn count(
 
 /// PostgreSQL's own estimate.
 async fn estimate(
-    transaction: &Transaction<'_>,
+    client: &Client,
     query: &PassageQuery<'_>,
     filter: Option<&Filter>,
 ) -> Result<f64, StoreError> {
     let mut parameters = Parameters::default();
     let condition = place(query, filter, &mut parameters);
     let statement = format!("EXPLAIN (FORMAT JSON) SELECT FROM tenant_passages p WHERE {condition}");
-    let row = transaction.query_typed_one(&statement, &parameters.as_slice()).await?;
+    let row = client.query_typed_one(&statement, &parameters.as_slice()).await?;
     let plan: Value = row.get(0);
     Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_f64).unwrap_or(0.0))
 }

@@ -12,7 +12,7 @@ use std::{
 
 use secrecy::SecretString;
 use tokio::time::timeout;
-use tokio_postgres::{Transaction, types::Type};
+use tokio_postgres::{Client, types::Type};
 
 use super::{Collection, Store, StoreError, collections::KnownCollections, most_connections, plans::Probes};
 use crate::config::PoolSettings;
@@ -115,16 +115,16 @@ impl Store {
     }
 
     /// On a replica: that it holds the collection as the caller knows it, else [`StoreError::SpacesChanged`].
-    /// To be called in the transaction of the search, before it: replay only goes on.
+    /// To be sent in the transaction of the search, before it: replay only goes on.
     pub(super) async fn check_current(
         &self,
-        transaction: &Transaction<'_>,
+        client: &Client,
         collection: &Collection,
     ) -> Result<(), StoreError> {
         if !matches!(self.role, Role::Replica) {
             return Ok(());
         }
-        let row = transaction
+        let row = client
             .query_typed_one(
                 "SELECT EXISTS (SELECT FROM collection_versions WHERE collection_id = $1 AND version >= $2)",
                 &[(&collection.id, Type::UUID), (&collection.version, Type::INT8)],

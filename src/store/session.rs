@@ -166,23 +166,34 @@ impl<'a> TenantSession<'a> {
         Ok(transaction)
     }
 
-    /// All is sent at once, in this order, and so takes one round trip. What follows a statement that
-    /// failed does nothing, and COMMIT then takes back; it is sent whatever happens.
     async fn alone<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let tenant = self.tenant.0.to_string();
-        let (begun, seen, done, committed) = join4(
-            self.session.batch_execute("BEGIN"),
-            self.session.query_typed(SEE_TENANT, &[(&tenant, Type::TEXT)]),
-            statement,
-            self.session.batch_execute("COMMIT"),
-        )
-        .await;
-        begun?;
-        seen?;
-        let done = done?;
-        committed?;
-        Ok(done)
+        alone(&self.session, self.tenant, statement).await
     }
+}
+
+/// Statements of a client in a transaction of their own, which sees the rows of a tenant. `statements` have to be
+/// sent when they are first polled, as those of a `try_join!` are.
+///
+/// All is sent at once, in this order, and so takes one round trip. What follows a statement that
+/// failed does nothing, and COMMIT then takes back; it is sent whatever happens.
+pub(super) async fn alone<T, E: From<Error>>(
+    client: &Client,
+    tenant: TenantId,
+    statements: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let tenant = tenant.0.to_string();
+    let (begun, seen, done, committed) = join4(
+        client.batch_execute("BEGIN"),
+        client.query_typed(SEE_TENANT, &[(&tenant, Type::TEXT)]),
+        statements,
+        client.batch_execute("COMMIT"),
+    )
+    .await;
+    begun?;
+    seen?;
+    let done = done?;
+    committed?;
+    Ok(done)
 }
 
 /// Lets a transaction see the rows of a tenant.

@@ -28,7 +28,7 @@ KINDS = (
 
 
 class Slow(Backend):
-    """Writes a sentence, and the rest when `go_on` is set."""
+    """Writes a sentence and the beginning of another, and the rest when `go_on` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,9 +37,10 @@ class Slow(Backend):
     def write(self, handler) -> None:
         with self.lock:
             self.asked += 1
-        self.sentences = []
+        self.sentences = [" is all."]
         try:
-            self.send(handler, {"content": "A bicycle costs 3 euros each way [1]. "}, None)
+            # A sentence is sent on when the next one begins: until then a reference may follow.
+            self.send(handler, {"content": "A bicycle costs 3 euros each way [1]. That"}, None)
             while not self.go_on.wait(0.1):
                 handler.wfile.write(b": waiting\n\n")
                 handler.wfile.flush()
@@ -63,13 +64,13 @@ class Stream:
         try:
             server.request("POST", path, json.dumps(body), {"content-type": "application/json"})
             response = server.getresponse()
-            expect(response.status == 200, f"{path}: {response.status} {response.read()[:300]!r}")
-            while line := response.readline():
-                self.begun |= b"3 euros" in line
-                self.ended |= last in line
-            # The end of the connection reads like that of the body, whose last chunk is then missing.
-            self.cut = not response.isclosed()
+            expect(response.status == 200, f"{path}: {response.status}")
+            text = b""
+            while part := response.read1():
+                text += part
+                self.begun, self.ended = b"3 euros" in text, last in text
         except (OSError, http.client.HTTPException):
+            # The last chunk of the body is missing.
             self.cut = True
         finally:
             server.close()

@@ -84,7 +84,7 @@ impl Store {
             .start()
             .await?;
         see_tenant(&transaction, query.tenant)?;
-        self.check_current(&transaction, query.collection).await?;
+        self.check_current(transaction.client(), query.collection).await?;
         let Some((index, weights)) = weights(&transaction, query).await? else { return Ok(None) };
         let mut matches = LexicalMatches {
             passages: Vec::new(),
