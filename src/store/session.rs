@@ -166,8 +166,11 @@ impl<'a> TenantSession<'a> {
         Ok(transaction)
     }
 
-    async fn alone<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        alone(&self.session, self.tenant, statement).await
+    fn alone<T>(
+        &self,
+        statement: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Error>> {
+        alone(&self.session, self.tenant, statement)
     }
 }
 

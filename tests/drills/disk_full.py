@@ -14,6 +14,8 @@ from drill import Load, deployment, expect, prepare, stored_once, wait_for
 from stack import Postgres, Programs, give_away
 
 SIZE_MB, LEFT_MB = 256, 1
+# That are waited for; where PostgreSQL has ended, each takes a while.
+REFUSALS = 8
 
 
 class Small(Postgres):
@@ -56,7 +58,7 @@ def fill_up(log_first: bool) -> None:
             ended = lambda: served.postgres.process.poll() is not None
             if log_first:
                 wait_for("PostgreSQL has no room for its log", lambda: ended() or served.postgres.needs_a_new_file(), 120)
-            wait_for("refusals", lambda: len(refused()) >= 20, 120)
+            wait_for("refusals", lambda: len(refused()) >= REFUSALS, 120)
             ended = ended()
             full_until = time.monotonic()
             ballast.unlink()
