@@ -134,6 +134,7 @@ const THROUGH_INDEX: &str = "SELECT set_config('enable_sort', 'off', true), set_
 /// Vectors that scans of an index have given this connection. Transactions before may be counted too: only the
 /// difference within one means something.
 const GIVEN: &str = "SELECT coalesce(pg_stat_get_xact_tuples_returned(to_regclass($1)), 0)";
+
 /// Where the passages to compare come from.
 #[derive(Debug, PartialEq)]
 enum Through {
