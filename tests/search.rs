@@ -239,6 +239,37 @@ async fn a_search_that_comes_again_is_remembered_until_its_collection_changes() 
     assert_eq!(search(&app).await, first);
 }
 
+/// What was known of a collection a moment ago serves the next search, which is not to be misled by it.
+#[tokio::test]
+async fn a_collection_that_is_deleted_or_made_anew_is_so_for_the_next_search() {
+    let app = TestApp::start().await;
+    let make = async || {
+        good(app.post("/api/v1/collections").json(&json!({"name": "boats"})).send().await.unwrap()).await
+    };
+    let search = async |query: &str, mode: &str| {
+        let body = json!({"query": query, "mode": mode, "collection": "boats", "threshold": -1.0});
+        app.search(body).await
+    };
+    make().await;
+    app.store_in("boats", "The Hulda sails at noon.").await;
+    for mode in ["dense", "hybrid"] {
+        assert_eq!(good(search("Hulda", mode).await).await["count"], 1);
+    }
+    assert_eq!(app.delete("/api/v1/collections/boats").send().await.unwrap().status(), 204);
+    for mode in ["dense", "hybrid"] {
+        // One that was asked before, and one that was not.
+        for query in ["Hulda", "sails"] {
+            problem(search(query, mode).await, 404, "unknown_collection").await;
+        }
+    }
+    make().await;
+    app.store_in("boats", "The Solveig sails at six.").await;
+    for mode in ["dense", "hybrid"] {
+        let found = good(search("Hulda", mode).await).await;
+        assert_eq!(found["results"][0]["content"], "The Solveig sails at six.", "{found}");
+    }
+}
+
 #[tokio::test]
 async fn only_the_very_same_search_is_given_again() {
     let app = TestApp::start().await;
