@@ -211,11 +211,11 @@ async fn rebuild(
             );
         }
     }
+    let built = store.built_index(collection).await?.is_some_and(|index| index.valid);
     let admin = IndexAdmin::connect(admin_url).await?;
     let bar = Bar::new();
-    let there = store.built_index(collection).await?.is_some_and(|built| built.valid);
     match spec {
-        Some(spec) if there && collection.index.differs_in_search_only(spec) => {
+        Some(spec) if built && collection.index.differs_in_search_only(spec) => {
             admin.set_ef_search(TENANT, collection, spec.ef_search).await?;
             println!("searches look at {} candidates now; the index is the same", spec.ef_search);
         }

@@ -1,6 +1,6 @@
 //! Passages: what search finds.
 
-use futures_util::try_join;
+use futures_util::future::{try_join, try_join4};
 use pgvector::Vector;
 use serde_json::Value;
 use tokio_postgres::{Client, Row, types::Type};
@@ -210,13 +210,9 @@ impl Store {
                 _ => return Ok((rows, plan(PlanKind::Index))),
             }
         }
-        let (_, rows) = alone(client, query.tenant, async {
-            try_join!(
-                self.check_current(client, query.collection),
-                self.compare(client, query, &Through::Nothing)
-            )
-        })
-        .await?;
+        let current = self.check_current(client, query.collection);
+        let compared = self.compare(client, query, &Through::Nothing);
+        let (_, rows) = alone(client, query.tenant, try_join(current, compared)).await?;
         Ok((rows, plan(kind)))
     }
 
@@ -227,15 +223,13 @@ impl Store {
         query: &PassageQuery<'_>,
         through: &Through,
     ) -> Result<(Vec<Row>, Option<i64>), StoreError> {
-        let (_, before, rows, after) = alone(client, query.tenant, async {
-            try_join!(
-                self.check_current(client, query.collection),
-                send_through_index(client, query, through),
-                self.compare(client, query, through),
-                given_by_index(client, query, through),
-            )
-        })
-        .await?;
+        let statements = try_join4(
+            self.check_current(client, query.collection),
+            send_through_index(client, query, through),
+            self.compare(client, query, through),
+            given_by_index(client, query, through),
+        );
+        let (_, before, rows, after) = alone(client, query.tenant, statements).await?;
         Ok((rows, after.zip(before).map(|(after, before)| after - before)))
     }
 
@@ -304,7 +298,7 @@ async fn send_through_index(
     let parameters = [(&ef_search as _, Type::TEXT), (&max_scan as _, Type::TEXT), (index as _, Type::TEXT)];
     let settings = async { Ok(client.query_typed_one(THROUGH_INDEX, &parameters).await?.get("given")) };
     let Through::Shards(shards) = through else { return settings.await };
-    let (_, given): (Option<i64>, _) = try_join!(settings, given_by_all(client, shards))?;
+    let (_, given): (Option<i64>, _) = try_join(settings, given_by_all(client, shards)).await?;
     Ok(given)
 }
 

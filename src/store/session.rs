@@ -175,7 +175,7 @@ impl<'a> TenantSession<'a> {
 }
 
 /// Statements of a client in a transaction of their own, which sees the rows of a tenant. `statements` have to be
-/// sent when they are first polled, as those of a `try_join!` are.
+/// sent when they are first polled, as those of a `try_join` are.
 ///
 /// All is sent at once, in this order, and so takes one round trip. What follows a statement that
 /// failed does nothing, and COMMIT then takes back; it is sent whatever happens.

@@ -14,8 +14,8 @@ from drill import Load, deployment, expect, prepare, stored_once, wait_for
 from stack import Postgres, Programs, give_away
 
 SIZE_MB, LEFT_MB = 256, 1
-# That are waited for; where PostgreSQL has ended, each takes a while.
-REFUSALS = 8
+# That are waited for. Where PostgreSQL has ended, each takes a while.
+REFUSALS, REFUSALS_WITHOUT_SERVER = 20, 8
 
 
 class Small(Postgres):
@@ -55,11 +55,12 @@ def fill_up(log_first: bool) -> None:
                 file.write(bytes(served.postgres.free() - LEFT_MB * 1_000_000))
             filled = time.monotonic()
             refused = lambda: [o for o in load.outcomes if o.kind == "store" and o.status == 503 and o.at > filled]
-            ended = lambda: served.postgres.process.poll() is not None
+            has_ended = lambda: served.postgres.process.poll() is not None
             if log_first:
-                wait_for("PostgreSQL has no room for its log", lambda: ended() or served.postgres.needs_a_new_file(), 120)
-            wait_for("refusals", lambda: len(refused()) >= REFUSALS, 120)
-            ended = ended()
+                wait_for("PostgreSQL has no room for its log", lambda: has_ended() or served.postgres.needs_a_new_file(), 120)
+            wanted = REFUSALS_WITHOUT_SERVER if log_first else REFUSALS
+            wait_for("refusals", lambda: len(refused()) >= wanted, 120)
+            ended = has_ended()
             full_until = time.monotonic()
             ballast.unlink()
             if ended:

@@ -38,20 +38,20 @@ UNLIMITED = ("per_address = 100 ", "per_address = 1_000_000 ")
 
 
 class Deployment:
-    """Gateways on PostgreSQL behind PgBouncer, with Redis, answering by quoting; nobody else's programs."""
+    """Gateways on PostgreSQL behind PgBouncer, with Redis, which answer by quoting; nobody else's programs."""
 
     def __init__(
         self, stack: ExitStack, gateways: int = 3, settings: tuple[Edit, ...] = (), binary: Path | None = None,
         server: type[Postgres] = Postgres, models: Callable[[Path], str] = lambda _: "",
-        catalog: Path = ROOT / "models.toml",
+        catalog: Path = ROOT / "models.toml", backends: dict[str, str] | None = None,
     ) -> None:
-        """`models` writes some into a folder and returns their entries of models.toml."""
+        """`backends` answer questions: base URLs by name. `models` writes some into a folder and returns their entries of models.toml."""
         self.binary = binary or Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug/ragway").resolve()
         os.chdir(ROOT)
         self.place = own_place(Path(sys.argv[0]).stem)
         self.programs = Programs(self.place, stack)
         self.config = self.place / "models.toml"
-        self.config.write_text(edited(gateway.catalog({}, file=catalog), (UNLIMITED, *settings)) + models(self.place / "models"))
+        self.config.write_text(edited(gateway.catalog(backends or {}, file=catalog), (UNLIMITED, *settings)) + models(self.place / "models"))
         self.postgres = server(self.programs, "postgres", postgres_build(self.binary, self.place / "home"))
         self.database = self.postgres.url("ragway", pgbouncer(self.programs, self.postgres))
         self.redis_port = free_port()

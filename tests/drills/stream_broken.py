@@ -79,9 +79,7 @@ class Stream:
 
 def main() -> None:
     model = Slow()
-    entry = f'\n[[llm]]\nname = "slow"\nkind = "openai"\nbase_url = "{model.url}"\nmodel = "slow"\ncontext_tokens = 4096\n'
-    backends = ("[routes.answer]\nbackends = []", '[routes.answer]\nbackends = ["slow"]')
-    with deployment(settings=(backends,), models=lambda _: entry) as served:
+    with deployment(backends={"slow": model.url}) as served:
         model.go_on.set()
         for url in served.urls:
             prepare(url)

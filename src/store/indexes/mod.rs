@@ -40,7 +40,7 @@ impl From<tokio_postgres::Error> for IndexError {
 }
 
 /// How vectors are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexKind {
     /// HNSW over 32-bit floats; up to 2000 dimensions.
     Hnsw,
@@ -142,7 +142,7 @@ impl std::str::FromStr for IndexKind {
 }
 
 /// How an index is built and searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexSpec {
     pub kind: IndexKind,
     /// Links of a vector in each layer, 2 to 100.
@@ -184,7 +184,7 @@ impl IndexSpec {
 }
 
 /// The index that searches of a collection use.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VectorIndex {
     pub spec: IndexSpec,
     /// Whether it is the collection's own, not that of its space.
